@@ -1,0 +1,181 @@
+"""The request body: what is declared, whether it may be relayed, and its pieces.
+
+The one module that reads `wsgi.input`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from wsgi_fal_proxy.errors import (
+    BodyIncomplete,
+    BodyTooLarge,
+    ContentLengthInvalid,
+    UnsupportedMediaType,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from wsgiref.types import WSGIEnvironment
+
+PIECE_BYTES: Final = 65_536
+"""At most this much of a body is in memory at a time; a body of up to this much is read whole."""
+
+_UNUSABLE: Final = -1
+
+# RFC 9110 section 8.6, bounded where no body could be: 10^18 bytes.
+_CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+# RFC 9110 section 8.3.1: type and subtype in any case, then parameters. A list of two media
+# types, which is what a server makes of two headers, does not match.
+# Possessive throughout: a client cannot make it backtrack.
+_TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # noqa: S105 - RFC 9110's word, not a password
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*+"'
+_JSON: Final = re.compile(
+    rf"application/json(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?+)*+[ \t]*+",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+class RequestBody:
+    """The body of one request, read at most once and in pieces.
+
+    Making one reads nothing and raises nothing. `accept` decides, `read_ahead` and then `rest`
+    read; `discard` takes what is left when the request is refused.
+
+    Args:
+        environ: The WSGI environ.
+        max_bytes: The largest body that is accepted.
+    """
+
+    __slots__ = ("_content_type", "_first", "_input", "_max_bytes", "_unread", "length")
+
+    length: int | None
+    """Bytes in the body: 0 when there is none; None while only its end will tell."""
+
+    def __init__(self, environ: WSGIEnvironment, max_bytes: int) -> None:
+        self._content_type: str = environ.get("CONTENT_TYPE") or ""
+        self._input = environ["wsgi.input"]
+        self._max_bytes = max_bytes
+        self._first: bytes | None = None
+        self.length = _declared_length(environ)
+        # Bytes that may still be in `wsgi.input`. Reading past what is declared is only allowed
+        # where the server ends the input itself; then one more than accepted shows the excess.
+        self._unread = max_bytes + 1 if self.length is None else max(self.length, 0)
+
+    def accept(self) -> None:
+        """Decide by the headers whether the body may be relayed (rule 4 of the formula).
+
+        Raises:
+            ContentLengthInvalid: The length is not a number, or cannot be told.
+            UnsupportedMediaType: There is a body, and it is not JSON by its content type.
+            BodyTooLarge: It is declared larger than `max_bytes`.
+        """
+        if self.length == _UNUSABLE:
+            raise ContentLengthInvalid
+        if self.length is None:
+            self._first = self._read_up_to(PIECE_BYTES)
+            if len(self._first) < PIECE_BYTES:
+                self.length = len(self._first)
+                self._unread = 0
+        if self.length == 0:
+            return
+        if not _JSON.fullmatch(self._content_type):
+            raise UnsupportedMediaType
+        if self.length is not None and self.length > self._max_bytes:
+            detail = (
+                f"The request body of {self.length} bytes is larger than"
+                f" the {self._max_bytes} bytes that this proxy accepts."
+            )
+            raise BodyTooLarge(detail)
+
+    def read_ahead(self) -> bytes:
+        """Read the first piece, which is the whole of any small body.
+
+        So a small body that the client did not finish is refused before anything is sent.
+
+        Raises:
+            BodyIncomplete: The body ended before its declared length, or could not be read.
+        """
+        if self._first is None:
+            self._first = self._read_exactly(min(self._unread, PIECE_BYTES))
+        return self._first
+
+    def rest(self) -> Iterator[bytes]:
+        """Read what comes after the first piece.
+
+        Raises:
+            BodyIncomplete: The body ended before its declared length, or could not be read.
+            BodyTooLarge: Its length was not declared, and it went over `max_bytes`.
+        """
+        if self.length is not None:
+            while self._unread:
+                yield self._read_exactly(min(self._unread, PIECE_BYTES))
+            return
+        while piece := self._read_up_to(PIECE_BYTES):
+            if not self._unread:
+                raise BodyTooLarge
+            yield piece
+
+    def discard(self) -> None:
+        """Read what is left, so that the connection is in step for the next request on it.
+
+        Some servers leave that to the application, and closing a connection with unread bytes
+        in it resets it under the answer (RFC 9112 section 9.6). At most `max_bytes` are read: a
+        server that keeps a connection over which more is on its way takes care of it itself.
+        """
+        left = min(self._unread, self._max_bytes)
+        try:
+            while left > 0 and (piece := self._input.read(min(left, PIECE_BYTES))):
+                left -= len(piece)
+        except Exception:  # noqa: BLE001, S110 - each server has its own; the answer stands
+            pass
+        self._unread = 0
+
+    def _read_exactly(self, count: int) -> bytes:
+        data = self._read_up_to(count)
+        if len(data) < count:
+            self._unread = 0
+            raise BodyIncomplete
+        return data
+
+    def _read_up_to(self, count: int) -> bytes:
+        """Read `count` bytes, or fewer if the input ends first; a short read is not the end."""
+        count = min(count, self._unread)
+        data = self._read(count)
+        if 0 < len(data) < count:
+            parts = [data]
+            while (count := count - len(data)) and (data := self._read(count)):
+                parts.append(data)
+            data = b"".join(parts)
+        return data
+
+    def _read(self, count: int) -> bytes:
+        if count == 0:
+            return b""
+        try:
+            data: bytes = self._input.read(count)
+        except Exception as error:
+            self._unread = 0
+            # Each server raises something else when a client leaves in mid-body.
+            raise BodyIncomplete from error
+        self._unread -= len(data)
+        return data
+
+
+def _declared_length(environ: WSGIEnvironment) -> int | None:
+    """Give the length that the headers declare, None for one that the input's end tells.
+
+    PEP 3333 lets an application read no further than `CONTENT_LENGTH`; `wsgi.input_terminated`
+    is the extension by which servers say that the input ends by itself, as a chunked body's does.
+    """
+    ends_by_itself = bool(environ.get("wsgi.input_terminated"))
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        return None if ends_by_itself else _UNUSABLE
+    declared = environ.get("CONTENT_LENGTH")
+    if declared:
+        return int(declared) if _CONTENT_LENGTH.fullmatch(declared) else _UNUSABLE
+    # RFC 9112 section 6.3: an HTTP/1 request with neither field has no body. In HTTP/2 it may.
+    if ends_by_itself and not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1"):
+        return None
+    return 0

@@ -1,0 +1,63 @@
+"""Undoing the content codings of an answer that came in one although none was asked for."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from wsgi_fal_proxy.body import PIECE_BYTES
+from wsgi_fal_proxy.errors import Truncated, UpstreamCodingUnsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_GZIP: Final = 16 + zlib.MAX_WBITS
+_ZLIB: Final = zlib.MAX_WBITS
+# RFC 9110 section 8.4.1; "deflate" is the zlib format there.
+_WINDOW_BITS: Final = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
+
+
+def content_coding(headers: Iterable[tuple[str, str]]) -> str | None:
+    """Give the content coding that must be undone, None when there is none.
+
+    Raises:
+        UpstreamCodingUnsupported: It is not one that Python can undo, or one upon another.
+    """
+    codings = [
+        coding
+        for name, value in headers
+        if name.lower() == "content-encoding"
+        for part in value.split(",")
+        if (coding := part.strip(" \t").lower()) not in {"", "identity"}
+    ]
+    if not codings:
+        return None
+    if len(codings) > 1 or codings[0] not in _WINDOW_BITS:
+        raise UpstreamCodingUnsupported
+    return codings[0]
+
+
+def decoded(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
+    """Undo a coding piece by piece; no piece is larger than `PIECE_BYTES`, however far it expands.
+
+    Args:
+        pieces: The coded content.
+        coding: What `content_coding` gave.
+
+    Raises:
+        Truncated: The content is corrupt, or ends before its coding does.
+    """
+    decoder = zlib.decompressobj(_WINDOW_BITS[coding])
+    for piece in pieces:
+        waiting = piece
+        while waiting and not decoder.eof:
+            try:
+                content = decoder.decompress(waiting, PIECE_BYTES)
+            except zlib.error as error:
+                detail = "The target's answer is corrupt: its content coding cannot be undone."
+                raise Truncated(detail) from error
+            waiting = decoder.unconsumed_tail
+            if content:
+                yield content
+    if not decoder.eof:
+        raise Truncated

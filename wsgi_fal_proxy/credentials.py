@@ -1,0 +1,142 @@
+"""The fal key: where it comes from, what it may look like, and the one value it ends up in."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from wsgi_fal_proxy.environment import variable
+from wsgi_fal_proxy.errors import KeyMalformed, KeyMissing
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
+KeySource = Callable[["WSGIEnvironment"], "str | None"]
+"""Gives the key for one request; None or an empty string mean that there is none."""
+
+# RFC 9110 section 11.4 leaves credentials to their scheme; a fal key is one run of visible ASCII.
+_NOT_IN_A_KEY: Final = re.compile(r"[^!-~]")
+# Secret files and pasted values end in these.
+_STRIPPED: Final = " \t\r\n\v\f"
+# A fal key has about 70 characters; what is larger is some other file.
+_MAX_KEY_FILE_BYTES: Final = 4_096
+
+
+class Secret(str):
+    """Text that does not show in a repr, hence not in a traceback's or an error report's locals."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<redacted>"
+
+
+class Credentials:
+    """Turns the key of each request into the value of its `Authorization` header.
+
+    Args:
+        key: The key itself; or a callable that is given the WSGI environ and returns it, for a
+            key per request; or None for the environment: `FAL_KEY`, else the file that
+            `FAL_KEY_FILE` names, else `FAL_KEY_ID` and `FAL_KEY_SECRET`. The environment is
+            looked up at each request, so a key that is set late still counts.
+    """
+
+    def __init__(self, key: str | KeySource | None) -> None:
+        self._source = _source(key)
+        # The last key and its value, so that a key is checked when it changes and not at each
+        # request. One tuple, so that two threads that set it at once cannot mix two keys up.
+        self._last: tuple[Secret, Secret] = (Secret(), Secret())
+
+    def authorization(self, environ: WSGIEnvironment) -> Secret:
+        """Give the value `Key <key>` (rule 5 of the formula).
+
+        Raises:
+            KeyMissing: There is no key.
+            KeyMalformed: It holds a space, a control character or a character outside ASCII.
+        """
+        raw = Secret(self._source(environ) or "")
+        known, authorization = self._last
+        if raw != known or not raw:
+            authorization = Secret(f"Key {_checked(raw)}")
+            self._last = (raw, authorization)
+        return authorization
+
+
+def _checked(raw: Secret) -> Secret:
+    key = Secret(raw.strip(_STRIPPED))
+    if not key:
+        raise KeyMissing
+    if wrong := _NOT_IN_A_KEY.search(key):
+        detail = (
+            "The fal key on the server is malformed: the character at position"
+            f" {wrong.start() + 1} is a space, a control character or not ASCII."
+            " It must be the bare key, without a word before it."
+        )
+        # Not the match either: it would carry the key along in this frame.
+        del wrong
+        raise KeyMalformed(detail)
+    return key
+
+
+def _source(key: str | KeySource | None) -> KeySource:
+    if key is None:
+        return _EnvironmentKey()
+    if callable(key):
+        return key
+    secret = Secret(key)
+    return lambda _: secret
+
+
+class KeyFile:
+    """A key source for `key=`: a file that is read again when it changes.
+
+    Args:
+        path: The file. It holds the key, alone; white space around it does not matter.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._last: tuple[tuple[int, int, int] | None, Secret] = (None, Secret())
+
+    def __call__(self, environ: WSGIEnvironment) -> str:
+        """Give the key that the file holds now.
+
+        Raises:
+            KeyMissing: The file cannot be read.
+        """
+        try:
+            stat = os.stat(self.path)
+            seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            known, key = self._last
+            if seen != known:
+                key = self._read()
+                self._last = (seen, key)
+        except OSError as error:
+            detail = "The file that should hold the fal key cannot be read on the server."
+            raise KeyMissing(detail) from error
+        return key
+
+    def _read(self) -> Secret:
+        with open(self.path, "rb") as file:
+            # latin-1 turns each byte into one character, so that a stray one has a position.
+            return Secret(file.read(_MAX_KEY_FILE_BYTES).decode("latin-1"))
+
+
+class _EnvironmentKey:
+    def __init__(self) -> None:
+        self._file: KeyFile | None = None
+
+    def __call__(self, environ: WSGIEnvironment) -> str | None:
+        if key := variable("FAL_KEY"):
+            return key
+        if path := variable("FAL_KEY_FILE"):
+            return self._file_at(path)(environ)
+        key_id, key_secret = variable("FAL_KEY_ID"), variable("FAL_KEY_SECRET")
+        return f"{key_id}:{key_secret}" if key_id and key_secret else None
+
+    def _file_at(self, path: str) -> KeyFile:
+        if self._file is None or self._file.path != path:
+            self._file = KeyFile(path)
+        return self._file

@@ -1,0 +1,18 @@
+"""The one module that reads the environment; what the values mean is decided elsewhere."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+OPTION_PREFIX: Final = "FAL_PROXY_"
+
+
+def variable(name: str) -> str | None:
+    """Give the value of an environment variable; one that is set to nothing counts as unset."""
+    return os.environ.get(name) or None
+
+
+def option_variables() -> dict[str, str]:
+    """Give all variables whose names begin with `FAL_PROXY_`, the empty ones included."""
+    return {name: value for name, value in os.environ.items() if name.startswith(OPTION_PREFIX)}

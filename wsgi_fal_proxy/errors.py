@@ -1,0 +1,223 @@
+"""Every error a client can meet: its status, its stable reason, and what to do about it.
+
+The tree has two branches. A `Refusal` means that nothing was sent to fal because of this request
+(or, for a body that turned out unusable half-way, that the request was never completed, so fal
+cannot have acted on it). A `GatewayError` means that the trouble lies between us and fal.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FalProxyError(Exception):
+    """An answer of the proxy's own instead of fal's.
+
+    Attributes:
+        status: The HTTP status line without the version, as PEP 3333 wants it.
+        reason: A stable snake_case name for programs to compare; sent as `x-fal-proxy-error`.
+        detail: One sentence for the person who meets it. Safe to show to a client: it never
+            holds the key, nor anything of the request but what the client itself sent as target.
+        headers: Header fields that the status obliges us to send, such as `Allow`.
+    """
+
+    status: ClassVar[str]
+    reason: ClassVar[str]
+    headers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    default_detail: ClassVar[str]
+
+    def __init__(self, detail: str | None = None) -> None:
+        self.detail = self.default_detail if detail is None else detail
+        super().__init__(self.detail)
+
+
+class Refusal(FalProxyError):
+    """The request is not one that may be relayed; fal has not acted on it."""
+
+
+class MethodNotAllowed(Refusal):
+    """Rule 2 of the formula; RFC 9110 section 15.5.6 asks for `Allow`."""
+
+    status = "405 Method Not Allowed"
+    reason = "method_not_allowed"
+    headers = (("Allow", "GET, POST"),)
+    default_detail = "The fal proxy takes GET and POST, and PUT to cancel a queued request."
+
+
+class TargetMissing(Refusal):
+    """Rule 3 of the formula."""
+
+    status = "400 Bad Request"
+    reason = "target_missing"
+    default_detail = (
+        "The header x-fal-target-url, which names the fal URL to call, is missing or empty."
+    )
+
+
+class HeaderInvalid(Refusal):
+    """A header to be relayed holds a character that no header may hold (RFC 9110 section 5.5)."""
+
+    status = "400 Bad Request"
+    reason = "header_invalid"
+    default_detail = "A request header holds a control character."
+
+
+class ContentLengthInvalid(Refusal):
+    """RFC 9110 section 8.6: the length is a decimal number."""
+
+    status = "400 Bad Request"
+    reason = "content_length_invalid"
+    default_detail = "The request body's length cannot be told: send a decimal Content-Length."
+
+
+class BodyIncomplete(Refusal):
+    """The client promised more than it sent, or the server could not read it."""
+
+    status = "400 Bad Request"
+    reason = "body_incomplete"
+    default_detail = "The request body ended before the length that its headers declare."
+
+
+class TargetInvalid(Refusal):
+    """Rule 3 of the formula: the target is not a URL that every parser reads alike."""
+
+    status = "412 Precondition Failed"
+    reason = "target_invalid"
+    default_detail = "The target in x-fal-target-url is not a plain https URL."
+
+
+class TargetHostNotAllowed(Refusal):
+    """Rule 3 of the formula: the target is not fal."""
+
+    status = "412 Precondition Failed"
+    reason = "target_host_not_allowed"
+    default_detail = "The target's host is not under fal.ai or fal.run."
+
+
+class UnsupportedMediaType(Refusal):
+    """Rule 4 of the formula."""
+
+    status = "415 Unsupported Media Type"
+    reason = "unsupported_media_type"
+    default_detail = "A request body must be JSON, sent with the content type application/json."
+
+
+class BodyTooLarge(Refusal):
+    """The body is over the option `max_body_bytes`."""
+
+    status = "413 Content Too Large"
+    reason = "body_too_large"
+    default_detail = "The request body is larger than this proxy accepts."
+
+
+class KeyMissing(FalProxyError):
+    """Rule 5 of the formula cannot be followed: nobody has configured a key."""
+
+    status = "500 Internal Server Error"
+    reason = "key_missing"
+    default_detail = "The fal proxy has no key: set FAL_KEY on the server."
+
+
+class KeyMalformed(FalProxyError):
+    """The configured key cannot be a fal key; the detail says at which position, never what."""
+
+    status = "500 Internal Server Error"
+    reason = "key_malformed"
+    default_detail = "The fal key on the server is malformed."
+
+
+class InternalError(FalProxyError):
+    """A bug in the proxy, or an exception from a callable that its owner supplied."""
+
+    status = "500 Internal Server Error"
+    reason = "internal_error"
+    default_detail = "The fal proxy failed; its server's log says more."
+
+
+class GatewayError(FalProxyError):
+    """The trouble is between the proxy and fal."""
+
+
+class UpstreamUnresolvable(GatewayError):
+    """The name lookup failed."""
+
+    status = "502 Bad Gateway"
+    reason = "upstream_unresolvable"
+    default_detail = "The target's host name could not be resolved."
+
+
+class UpstreamUnreachable(GatewayError):
+    """No connection: refused, no route, or the egress proxy said no."""
+
+    status = "502 Bad Gateway"
+    reason = "upstream_unreachable"
+    default_detail = "No connection to the target could be made."
+
+
+class UpstreamTlsFailed(GatewayError):
+    """The TLS handshake failed, or the certificate is not to be trusted."""
+
+    status = "502 Bad Gateway"
+    reason = "upstream_tls_failed"
+    default_detail = "No secure connection to the target could be made."
+
+
+class UpstreamClosed(GatewayError):
+    """The connection ended before a whole response head had come."""
+
+    status = "502 Bad Gateway"
+    reason = "upstream_closed"
+    default_detail = "The target closed the connection before it answered."
+
+
+class UpstreamMalformed(GatewayError):
+    """What came is not HTTP as RFC 9112 has it."""
+
+    status = "502 Bad Gateway"
+    reason = "upstream_malformed"
+    default_detail = "The target's answer is not valid HTTP."
+
+
+class UpstreamCodingUnsupported(GatewayError):
+    """The answer is in a content coding that was not asked for and cannot be undone."""
+
+    status = "502 Bad Gateway"
+    reason = "upstream_coding_unsupported"
+    default_detail = "The target's answer is in a content coding that the proxy did not ask for."
+
+
+class RelayFull(GatewayError):
+    """Every connection that may be opened to the target is in use."""
+
+    status = "503 Service Unavailable"
+    reason = "relay_full"
+    headers = (("Retry-After", "1"),)
+    default_detail = "The fal proxy is at its limit of concurrent requests; try again shortly."
+
+
+class ConnectTimeout(GatewayError):
+    """The option `connect_timeout` ran out."""
+
+    status = "504 Gateway Timeout"
+    reason = "connect_timeout"
+    default_detail = "The target did not accept a connection in time."
+
+
+class ReadTimeout(GatewayError):
+    """The option `read_timeout` ran out before the response head was complete."""
+
+    status = "504 Gateway Timeout"
+    reason = "read_timeout"
+    default_detail = "The target did not answer in time."
+
+
+class Truncated(GatewayError):
+    """The answer failed after its head had been passed on.
+
+    Never an answer, since the status has already been sent: it is raised from the response
+    iterator, so that the WSGI server breaks the transfer off where the client can see it.
+    """
+
+    status = "502 Bad Gateway"
+    reason = "truncated"
+    default_detail = "The target's answer broke off."

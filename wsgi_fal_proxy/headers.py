@@ -1,0 +1,154 @@
+"""Which header fields go up to fal and which come down to the client, as pure functions."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from wsgi_fal_proxy.errors import HeaderInvalid
+from wsgi_fal_proxy.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from wsgiref.types import WSGIEnvironment
+
+    HeaderList = list[tuple[str, str]]
+
+TARGET_HEADER: Final = "HTTP_X_FAL_TARGET_URL"
+"""The environ key of `x-fal-target-url`, the header in which fal's clients name the target."""
+
+ERROR_HEADER: Final = "x-fal-proxy-error"
+"""On every answer of our own, and on no other: tells ours from fal's."""
+
+CLIENT_PROXY: Final = f"wsgi-fal-proxy/{__version__}"
+"""What `x-fal-client-proxy` tells fal, in the form of fal's own proxies: name/version."""
+
+# RFC 9110 section 7.6.1, with `Proxy-Connection` (RFC 9112 appendix C.2.2) and the two
+# authentication headers that are between us and the next hop (RFC 9110 sections 11.7.1-11.7.3).
+HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+# What the option `forward_headers` cannot add: who the caller is stays between the caller and the
+# app, and the rest is the proxy's own to set.
+NEVER_FORWARDED: Final = HOP_BY_HOP | {
+    "accept",
+    "accept-encoding",
+    "authorization",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "cookie",
+    "cookie2",
+    "expect",
+    "forwarded",
+    "host",
+    "origin",
+    "referer",
+    "user-agent",
+    "via",
+    "x-real-ip",
+}
+NEVER_FORWARDED_PREFIXES: Final = ("x-fal-", "x-forwarded-")
+
+# The body's framing and coding are ours or the server's to set (rule 8 of the formula); `Status`
+# is forbidden to WSGI applications (PEP 3333, "The start_response() Callable").
+_NOT_RETURNED: Final = HOP_BY_HOP | {"content-length", "content-encoding", "status"}
+
+# RFC 9110 section 5.6.2.
+TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# RFC 9110 section 5.5, as WSGI's latin-1 text: visible ASCII, obs-text, space and tab.
+_FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
+_FAL_PREFIX: Final = "HTTP_X_FAL_"
+_OURS: Final = frozenset({TARGET_HEADER, "HTTP_X_FAL_CLIENT_PROXY"})
+
+
+def nominated(connection_values: Iterable[str]) -> frozenset[str]:
+    """Give the lower-case names that `Connection` fields nominate as hop-by-hop.
+
+    RFC 9110 section 7.6.1: an intermediary removes the nominated fields before it forwards.
+    """
+    return frozenset(
+        name for value in connection_values for raw in value.split(",") if (name := raw.strip())
+    )
+
+
+def environ_key(name: str) -> str:
+    """Give the environ key of a request header (PEP 3333, "environ Variables")."""
+    return "HTTP_" + name.upper().replace("-", "_")
+
+
+def request_headers(
+    environ: WSGIEnvironment, *, host: str, authorization: str, forwarded: frozenset[str]
+) -> HeaderList:
+    """Select what goes up: an allowlist, so that nothing of the caller's leaks to fal.
+
+    The fields that frame the content are not among them: whoever sends the content adds those.
+
+    Args:
+        environ: The WSGI environ of the client's request.
+        host: The target's host.
+        authorization: The value that carries the key.
+        forwarded: Environ keys of the option `forward_headers`.
+
+    Raises:
+        HeaderInvalid: A value holds what no header may, or what is not latin-1.
+    """
+    connection = environ.get("HTTP_CONNECTION")
+    dropped = nominated((connection.lower(),)) if connection else frozenset()
+    headers: HeaderList = [
+        ("Host", host),
+        ("Authorization", authorization),
+        # Asked for as it is, so that it can be passed on as it comes, event by event.
+        ("Accept-Encoding", "identity"),
+        ("X-Fal-Client-Proxy", CLIENT_PROXY),
+    ]
+    for name, value in _from_client(environ, forwarded):
+        if not _FIELD_VALUE.fullmatch(value):
+            detail = f"The request header {name} holds a character that no header may hold."
+            raise HeaderInvalid(detail)
+        if name.lower() not in dropped:
+            headers.append((name, value))
+    return headers
+
+
+def _from_client(environ: WSGIEnvironment, forwarded: frozenset[str]) -> Iterator[tuple[str, str]]:
+    yield "Accept", environ.get("HTTP_ACCEPT") or "application/json"
+    if content_type := environ.get("CONTENT_TYPE"):
+        yield "Content-Type", content_type
+    if user_agent := environ.get("HTTP_USER_AGENT"):
+        yield "User-Agent", user_agent
+    for key in environ:
+        if (key.startswith(_FAL_PREFIX) or key in forwarded) and key not in _OURS:
+            yield key[len("HTTP_") :].replace("_", "-").title(), environ[key]
+
+
+def response_headers(headers: Iterable[tuple[str, str]]) -> HeaderList:
+    """Select what comes down: everything end-to-end, in its order, repeats kept.
+
+    Args:
+        headers: The response's fields as they came; the values hold no control character but tab.
+    """
+    fields = [(name, name.lower(), value) for name, value in headers]
+    dropped = _NOT_RETURNED | nominated(
+        value.lower() for _, lower, value in fields if lower == "connection"
+    )
+    return [
+        # PEP 3333 allows no control character in a value; RFC 9110 section 5.5 lets a tab be
+        # read as a space.
+        (name, value.replace("\t", " "))
+        for name, lower, value in fields
+        if lower not in dropped and lower != ERROR_HEADER
+    ]

@@ -1,0 +1,339 @@
+"""HTTP/1.1 as a client speaks it, strictly: bytes to values and back, without any I/O.
+
+`http.client` is not used because it cannot be trusted with a response's framing: it loses all
+fields after a malformed line, ends a line at a bare CR, accepts signed and underscored chunk
+sizes and takes a head that was cut off for a whole one. Here each of these is a
+`MalformedResponse`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_HEAD_BYTES: Final = 65_536
+"""Of a response head that is not yet whole; http.client allows as much for one line of it."""
+MAX_FIELDS: Final = 100
+"""Header fields in a response; http.client's bound."""
+MAX_CHUNK_LINE_BYTES: Final = 4_096
+"""Of a chunk's size and extensions; extensions are skipped."""
+MAX_TRAILER_BYTES: Final = 16_384
+"""Of the trailer section, which is read and dropped (RFC 9110 section 6.5.1 allows it)."""
+
+_HTTP_1: Final = b"HTTP/1."
+# RFC 9112 section 4; the reason phrase and the space before it may be missing.
+_STATUS_LINE: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
+# RFC 9112 section 5: no white space before the colon, none to begin a line with (obs-fold, which
+# section 5.2 lets a gateway answer with 502). Optional white space around the value is no part
+# of it.
+_FIELD: Final = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):([\t -~\x80-\xff]*+)")
+_DECIMAL: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+# RFC 9112 section 7.1, with extensions as in section 7.1.1.
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
+
+_NO_CONTENT: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+
+
+class MalformedResponse(Exception):
+    """The bytes are not the HTTP that RFC 9112 describes."""
+
+
+class RequestHead(bytes):
+    """A request head's bytes, which hold the key: they do not show in a repr."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<request head>"
+
+
+def request_head(
+    method: str, request_target: str, headers: Iterable[tuple[str, str]]
+) -> RequestHead:
+    """Serialise a request's head; the values have been checked where they came in."""
+    lines = [f"{method} {request_target} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    lines.append("\r\n")
+    return RequestHead("\r\n".join(lines).encode("latin-1"))
+
+
+def chunk(piece: bytes) -> bytes:
+    """Frame one non-empty piece of a body whose length is not known (RFC 9112 section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Framing(Protocol):
+    """How a response's content is told from what follows it (RFC 9112 section 6.3)."""
+
+    complete: bool
+    """Whether the whole content has come."""
+    excess: bool
+    """Whether bytes came after it: then the connection is out of step and not used again."""
+    length: int | None
+    """Bytes in the content, where the head tells."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what was received and give the content in it, which may be none.
+
+        Raises:
+            MalformedResponse: The framing is broken.
+        """
+        ...
+
+    def end(self) -> None:
+        """Take note that the connection ended.
+
+        Raises:
+            MalformedResponse: That does not complete the content.
+        """
+        ...
+
+
+class LengthFraming:
+    """Content of a length that the head tells, or none at all."""
+
+    __slots__ = ("_left", "complete", "excess", "length")
+
+    def __init__(self, length: int) -> None:
+        self.length: int | None = length
+        self._left = length
+        self.complete = length == 0
+        self.excess = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Give the content in the data; see `Framing`."""
+        if len(data) > self._left:
+            self.excess = True
+            data = data[: self._left]
+        self._left -= len(data)
+        self.complete = self._left == 0
+        return data
+
+    def end(self) -> None:
+        """Never the right end; see `Framing`."""
+        raise MalformedResponse("the connection was closed in mid-content")
+
+
+class CloseFraming:
+    """Content that ends with the connection."""
+
+    __slots__ = ("complete", "excess", "length")
+
+    def __init__(self) -> None:
+        self.length: int | None = None
+        self.complete = False
+        # The connection is at its end with the content.
+        self.excess = True
+
+    def feed(self, data: bytes) -> bytes:
+        """Give the content in the data; see `Framing`."""
+        return data
+
+    def end(self) -> None:
+        """See `Framing`."""
+        self.complete = True
+
+
+class ChunkedFraming:
+    """Content in chunks (RFC 9112 section 7.1)."""
+
+    __slots__ = ("_left", "_pending", "_trailer_bytes", "complete", "excess", "length")
+
+    # What `_left` means besides the bytes that are left in a chunk's data.
+    _SIZE_LINE: Final = 0
+    _TRAILER_LINE: Final = -1
+    _DATA_END: Final = -2
+
+    def __init__(self) -> None:
+        self.length: int | None = None
+        self.complete = False
+        self.excess = False
+        self._left = self._SIZE_LINE
+        self._pending = b""
+        self._trailer_bytes = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Give the content in the data; see `Framing`."""
+        if self._pending:
+            data = self._pending + data
+            self._pending = b""
+        content = []
+        position, end = 0, len(data)
+        while position < end and not self.complete:
+            if self._left > 0:
+                piece = data[position : position + self._left]
+                content.append(piece)
+                position += len(piece)
+                self._left = self._left - len(piece) or self._DATA_END
+                continue
+            line_end = data.find(b"\r\n", position)
+            if line_end < 0:
+                self._keep(data[position:])
+                break
+            self._line(data[position:line_end])
+            position = line_end + 2
+        else:
+            self.excess = position < end
+        return content[0] if len(content) == 1 else b"".join(content)
+
+    def end(self) -> None:
+        """Never the right end; see `Framing`."""
+        raise MalformedResponse("the connection was closed in mid-content")
+
+    def _keep(self, partial: bytes) -> None:
+        """Keep a line that is not yet complete, unless it can no longer become a good one."""
+        if self._left == self._DATA_END:
+            if partial != b"\r":
+                raise MalformedResponse("a chunk is longer than its size")
+        elif b"\n" in partial or b"\r" in partial[:-1]:
+            raise MalformedResponse("a line in the chunked coding ends without CRLF")
+        elif len(partial) > MAX_CHUNK_LINE_BYTES:
+            raise MalformedResponse("a line in the chunked coding is too long")
+        self._pending = partial
+
+    def _line(self, line: bytes) -> None:
+        if self._left == self._SIZE_LINE:
+            match = _CHUNK_LINE.fullmatch(line)
+            if match is None or len(line) > MAX_CHUNK_LINE_BYTES:
+                raise MalformedResponse("a chunk's size is malformed")
+            self._left = int(match[1], 16) or self._TRAILER_LINE
+        elif self._left == self._DATA_END:
+            if line:
+                raise MalformedResponse("a chunk is longer than its size")
+            self._left = self._SIZE_LINE
+        elif line:
+            self._trailer_bytes += len(line)
+            if self._trailer_bytes > MAX_TRAILER_BYTES:
+                raise MalformedResponse("the trailer section is too long")
+        else:
+            self.complete = True
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """A response's status line and fields, in their order, and what they say of the rest."""
+
+    status: int
+    phrase: str
+    headers: list[tuple[str, str]]
+    framing: Framing
+    reusable: bool
+    """Whether the connection may carry another request afterwards (RFC 9112 section 9.3)."""
+
+    @property
+    def is_interim(self) -> bool:
+        """Whether the final response is still to come (RFC 9110 section 15.2)."""
+        return self.status < HTTPStatus.OK
+
+
+class HeadReader:
+    """Finds the final response head in what is received; interim ones (1xx) are skipped."""
+
+    __slots__ = ("_buffer", "_searched", "started")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._searched = 0
+        self.started = False
+        """Whether anything has come at all."""
+
+    def feed(self, data: bytes) -> ResponseHead | None:
+        """Take what was received, nothing meaning the end; give the final head when it is whole.
+
+        Raises:
+            ConnectionError: The connection ended before.
+            MalformedResponse: What has come is not a response head, or too long for one.
+        """
+        if not data:
+            raise ConnectionError("the connection was closed before a whole response head came")
+        self.started = True
+        buffer = self._buffer + data
+        while (end := buffer.find(b"\r\n\r\n", self._searched)) >= 0:
+            head = parse_head(buffer[:end])
+            buffer = buffer[end + 4 :]
+            self._searched = 0
+            if not head.is_interim:
+                self._buffer = buffer
+                return head
+        if not buffer.startswith(_HTTP_1[: len(buffer)]):
+            raise MalformedResponse("the response does not begin with an HTTP version")
+        if len(buffer) > MAX_HEAD_BYTES:
+            raise MalformedResponse("the response head is too long")
+        # The last three bytes may be the beginning of what is searched for.
+        self._searched = max(0, len(buffer) - 3)
+        self._buffer = buffer
+        return None
+
+    @property
+    def leftover(self) -> bytes:
+        """What came after the final head."""
+        return self._buffer
+
+
+def parse_head(block: bytes) -> ResponseHead:
+    """Read a response head.
+
+    Args:
+        block: All of it, without the empty line that ends it.
+
+    Raises:
+        MalformedResponse: It is not one, or its framing is ambiguous.
+    """
+    status_line, *lines = block.decode("latin-1").split("\r\n")
+    match = _STATUS_LINE.fullmatch(status_line)
+    if match is None:
+        raise MalformedResponse("the status line is malformed")
+    minor, status, phrase = match[1], int(match[2]), match[3] or ""
+    if status == HTTPStatus.SWITCHING_PROTOCOLS:
+        raise MalformedResponse("the target switched protocols, unasked")
+    if len(lines) > MAX_FIELDS:
+        raise MalformedResponse("the response has too many header fields")
+    headers = []
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise MalformedResponse("a header line is malformed")
+        headers.append((field[1], field[2].strip(" \t")))
+    return _with_framing(minor == "1", status, phrase, headers)
+
+
+def _with_framing(
+    is_http_1_1: bool, status: int, phrase: str, headers: list[tuple[str, str]]
+) -> ResponseHead:
+    lengths: set[str] = set()
+    codings: list[str] = []
+    options: list[str] = []
+    for name, value in headers:
+        match name.lower():
+            case "content-length":
+                lengths.update(part.strip(" \t") for part in value.split(","))
+            case "transfer-encoding":
+                codings.append(value.lower())
+            case "connection":
+                options += (part.strip(" \t") for part in value.lower().split(","))
+    framing = _framing(is_http_1_1, status, lengths, codings)
+    persistent = "close" not in options and (is_http_1_1 or "keep-alive" in options)
+    return ResponseHead(status, phrase, headers, framing, persistent)
+
+
+def _framing(is_http_1_1: bool, status: int, lengths: set[str], codings: list[str]) -> Framing:
+    """Decide by RFC 9112 section 6.3; what it lets a recipient guess at is an error here."""
+    if codings:
+        if codings != ["chunked"] or lengths or not is_http_1_1:
+            raise MalformedResponse("the response's Transfer-Encoding is ambiguous")
+        if status in _NO_CONTENT:
+            raise MalformedResponse("a response that has no content is chunked")
+        return ChunkedFraming()
+    if any(not _DECIMAL.fullmatch(length) for length in lengths) or len(lengths) > 1:
+        raise MalformedResponse("the response's Content-Length is malformed or contradictory")
+    if status in _NO_CONTENT or status < HTTPStatus.OK:
+        return LengthFraming(0)
+    return LengthFraming(int(lengths.pop())) if lengths else CloseFraming()

@@ -1,0 +1,115 @@
+"""The options: checked once, at construction, then frozen."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self, TypedDict
+
+from wsgi_fal_proxy.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES, TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    import urllib3
+
+    from wsgi_fal_proxy.credentials import KeySource
+
+
+class SettingsError(ValueError):
+    """An option is unknown or has a value that cannot be used.
+
+    Attributes:
+        name: The option.
+        value: What it was set to, as text; redacted for the key.
+        accepted: What would have been accepted, as a phrase.
+    """
+
+    def __init__(self, name: str, value: object, accepted: str) -> None:
+        self.name = name
+        self.value = "<redacted>" if "key" in name.lower() else repr(value)
+        self.accepted = accepted
+        super().__init__(f"{name}={self.value}: {accepted}")
+
+
+class Options(TypedDict, total=False):
+    """The keyword options of `FalProxy`, which documents them."""
+
+    key: str | KeySource | None
+    connect_timeout: float | None
+    read_timeout: float | None
+    max_body_bytes: int
+    forward_headers: Collection[str]
+    pool_manager: urllib3.PoolManager | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of `FalProxy`, which documents them. What cannot be used cannot be held."""
+
+    key: str | KeySource | None = None
+    connect_timeout: float | None = 10.0
+    read_timeout: float | None = 300.0
+    max_body_bytes: int = 32 * 1024 * 1024
+    forward_headers: Collection[str] = ()
+    pool_manager: urllib3.PoolManager | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.key is None or callable(self.key) or _is_key_text(self.key)):
+            accepted = "the key as text, a callable that returns it, or None for the environment"
+            raise SettingsError("key", self.key, accepted)
+        _check_seconds("connect_timeout", self.connect_timeout)
+        _check_seconds("read_timeout", self.read_timeout)
+        _check_bytes("max_body_bytes", self.max_body_bytes)
+        _check_forwarded(self.forward_headers)
+
+    @classmethod
+    def build(cls, options: Mapping[str, Any]) -> Self:
+        """Make settings of keyword options.
+
+        Raises:
+            SettingsError: An option is unknown, or its value cannot be used.
+        """
+        refuse_unknown(options, [field.name for field in fields(cls)])
+        return cls(**options)
+
+
+def refuse_unknown(given: Mapping[str, object], known: Collection[str]) -> None:
+    """Raise `SettingsError` for the first name that is not known, with the nearest that is."""
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+            raise SettingsError(name, value, f"there is no such option; {hint}")
+
+
+def _is_key_text(key: object) -> bool:
+    return isinstance(key, str) and bool(key.strip())
+
+
+def _check_seconds(name: str, value: Any) -> None:
+    if value is None:
+        return
+    # A bool is an int to Python, and "timeout=True" is a mistake.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise SettingsError(name, value, "a number of seconds above 0, or None for no limit")
+
+
+def _check_bytes(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise SettingsError(name, value, "a whole number of bytes, 0 or more")
+
+
+def _check_forwarded(names: object) -> None:
+    option = "forward_headers"
+    if not isinstance(names, list | tuple | set | frozenset):
+        raise SettingsError(option, names, "a list of header names")
+    for name in names:
+        if not isinstance(name, str) or not TOKEN.fullmatch(name):
+            raise SettingsError(option, name, "each must be a header name, such as x-request-id")
+        lower = name.lower()
+        if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
+            accepted = "this header is never forwarded, or is the proxy's own to set"
+            raise SettingsError(option, name, accepted)

@@ -1,0 +1,95 @@
+r"""The target: from the text in `x-fal-target-url` to the host and path that are dialled.
+
+The text itself is never used to connect, because URL parsers disagree: a target such as
+`https://evil.example\.fal.run/` ends in `.fal.run` for `urllib.parse`, while urllib3 would dial
+`evil.example` with the key. Here one strict grammar, within both RFC 3986 and the WHATWG URL
+standard as far as the authority goes, accepts the whole text or nothing; from there on only the
+parts it captured are used.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from wsgi_fal_proxy.errors import TargetHostNotAllowed, TargetInvalid, TargetMissing
+
+MAX_TARGET_LENGTH: Final = 8_000
+"""Characters. RFC 9110 section 4.1 asks every party to support URIs of at least this length."""
+
+_MAX_HOST_LENGTH: Final = 253  # RFC 1035 section 2.3.4, less the root's dot
+# RFC 1123 section 2.1: letters, digits and inner hyphens, 63 at most. No `xn--`: fal has no
+# internationalised names, and look-alikes are made of them.
+_LABEL: Final = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+
+# Path and query are visible ASCII, sent as they stand. Left out are "#", which begins a fragment,
+# and the backslash, which WHATWG reads as a slash. The path holds no comma either: no path of
+# fal's does, and a comma is how WSGI servers join a header that was sent twice.
+_TARGET: Final = re.compile(
+    rf"https://(?P<host>{_LABEL}(?:\.{_LABEL})*)(?::443)?"
+    r"""(?P<path>/[!"$-+\--> @-\[\]-~]*)?(?:\?(?P<query>[!"$-\[\]-~]*))?""".replace(" ", ""),
+    re.IGNORECASE | re.ASCII,
+)
+# The other half of that: a second target joined on to the first one's query.
+_SECOND_TARGET: Final = re.compile(r",(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)", re.IGNORECASE | re.ASCII)
+
+_FAL_DOMAINS: Final = ("fal.ai", "fal.run")
+
+_SEGMENT: Final = r"[A-Za-z0-9_~][A-Za-z0-9_.~-]*"
+# fal's client composes this path for a cancel: see docs.fal.ai, "Queue API".
+_QUEUE_CANCEL: Final = re.compile(
+    rf"/(?:(?:workflows|comfy)/)?{_SEGMENT}/{_SEGMENT}/requests/{_SEGMENT}/cancel"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an accepted request goes: a host under fal.ai or fal.run, on port 443, over TLS.
+
+    Only `Target.parse` makes one.
+
+    Attributes:
+        host: In lower case, such as `queue.fal.run`.
+        request_target: Path and query as the client wrote them, byte for byte, such as
+            `/fal-ai/flux/requests/1/status?logs=1` (RFC 9112 section 3.2.1). Not in the repr,
+            since a query can be private.
+    """
+
+    host: str
+    request_target: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str | None) -> Target:
+        """Accept the whole text as a target or refuse it.
+
+        Raises:
+            TargetMissing: There is no text.
+            TargetInvalid: It is not a plain https URL, or it is more than one.
+            TargetHostNotAllowed: It is a URL, and not fal's.
+        """
+        if not text or text.isspace():
+            raise TargetMissing
+        if len(text) > MAX_TARGET_LENGTH:
+            detail = f"The target is longer than {MAX_TARGET_LENGTH} characters."
+            raise TargetInvalid(detail)
+        match = _TARGET.fullmatch(text)
+        if match is None or _SECOND_TARGET.search(text):
+            raise TargetInvalid
+        host = match["host"].lower()
+        if len(host) > _MAX_HOST_LENGTH or not _is_fal(host):
+            raise TargetHostNotAllowed
+        path, query = match["path"] or "/", match["query"]
+        return cls(host, path if query is None else f"{path}?{query}")
+
+    @property
+    def is_queue_cancel(self) -> bool:
+        """Whether this cancels a queued request, the one thing that PUT is relayed for."""
+        return (
+            self.host == "queue.fal.run"
+            and _QUEUE_CANCEL.fullmatch(self.request_target) is not None
+        )
+
+
+def _is_fal(host: str) -> bool:
+    return any(host == domain or host.endswith(f".{domain}") for domain in _FAL_DOMAINS)
