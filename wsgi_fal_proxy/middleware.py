@@ -61,8 +61,7 @@ def path_prefix(prefix: object) -> str:
         and not {"?", "#"} & set(prefix)
     )
     if not usable:
-        raise SettingsError(
-            "prefix", prefix, "a path such as '/api/fal/proxy', with no '/' at its end"
-        )
+        accepted = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
+        raise SettingsError("prefix", prefix, accepted)
     # PEP 3333, "Unicode Issues": the bytes of the path, each as one character.
     return str(prefix).encode().decode("latin-1")

@@ -163,7 +163,7 @@ class Upstream:
         if isinstance(connection.sock, ssl.SSLSocket):
             # So that a connection cut off without TLS's own goodbye does not pass for the end of
             # content that ends with the connection (RFC 9112 section 9.8).
-            connection.sock.suppress_ragged_eofs = False
+            connection.sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
 
     def _exchange(
         self,
@@ -236,7 +236,7 @@ class UpstreamResponse:
         "status",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - made in one place, of what that place knows
         self,
         pool: HTTPConnectionPool,
         connection: Connection,
@@ -286,8 +286,6 @@ class UpstreamResponse:
         # The deadline is for content, not for bytes: framing that drips in does not extend it.
         deadline = _deadline(self._read_timeout)
         while not content and not framing.complete:
-            if self._connection is None:
-                raise ConnectionError("the response was closed")
             if data := _received(_socket_of(self._connection), deadline):
                 content = framing.feed(data)
             else:
@@ -310,7 +308,8 @@ def _checked(manager: object) -> urllib3.PoolManager | None:
         return None
     if not isinstance(manager, urllib3.PoolManager):
         raise SettingsError(option, manager, "a urllib3.PoolManager, or None for the default")
-    if isinstance(manager, urllib3.ProxyManager) and manager.proxy_config.use_forwarding_for_https:
+    proxy_config = manager.connection_pool_kw.get("_proxy_config")
+    if proxy_config is not None and proxy_config.use_forwarding_for_https:
         # The proxy would read every request, the key included.
         raise SettingsError(option, manager, "a ProxyManager without use_forwarding_for_https")
     return manager
@@ -341,8 +340,8 @@ def _opening(
     return http1.RequestHead(http1.request_head(method, target.request_target, headers) + first)
 
 
-def _socket_of(connection: Connection) -> socket.socket:
-    sock = connection.sock
+def _socket_of(connection: Connection | None) -> socket.socket:
+    sock = None if connection is None else connection.sock
     if sock is None:
         raise ConnectionError("the connection is closed")
     return sock
