@@ -101,6 +101,13 @@ def test_content_that_does_not_compress_is_undone(coding: str, encode: Encode) -
 
 
 @codings
+def test_content_that_repeats_far_apart_is_undone(coding: str, encode: Encode) -> None:
+    # Nearly as far as the codings can refer back, which is 32,768 bytes.
+    content = os.urandom(32_000) * 2
+    assert b"".join(decoded([encode(content)], coding)) == content
+
+
+@codings
 def test_no_piece_is_empty(coding: str, encode: Encode) -> None:
     assert b"" not in list(decoded([b"", *byte_by_byte(encode(CONTENT)), b""], coding))
 

@@ -156,6 +156,14 @@ def test_interim_heads_are_skipped(interim: bytes, split: Split) -> None:
     assert (head.status, head.headers, after) == (201, [("A", "b")], b"rest")
 
 
+def test_head_that_ends_earlier_than_the_interim_head_before_it_is_read() -> None:
+    reader = HeadReader()
+    assert reader.feed(b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n") is None
+    head = reader.feed(b"\r\nHTTP/1.1 200\r\n\r\n")
+    assert head is not None
+    assert head.status == 200
+
+
 @either_way
 def test_what_follows_the_head_is_left_over(split: Split) -> None:
     _, after = read_head(split(b"HTTP/1.1 200 OK\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"))
@@ -647,7 +655,7 @@ def test_content_in_chunks_does_not_end_with_the_connection(data: bytes, split: 
     feed(framing, split(data))
     with pytest.raises(MalformedResponse, match="mid-content"):
         framing.end()
-    assert not framing.complete
+    assert (framing.complete, framing.excess) == (False, False)
 
 
 @either_way
@@ -685,6 +693,10 @@ def test_content_in_chunks_does_not_end_with_the_connection(data: bytes, split: 
         pytest.param(b"0;" + b"a" * MAX_CHUNK_LINE_BYTES + b"\r\n\r\n", id="over-long-extension"),
         pytest.param(b"0\r\n" + b"A: b\r\n" * (MAX_TRAILER_BYTES // 4 + 1), id="endless-trailers"),
         pytest.param(b"0\r\n" + b"A" * (MAX_TRAILER_BYTES + 1), id="endless-trailer"),
+        pytest.param(
+            b"0\r\n" + b"A: b\r\n" * (MAX_TRAILER_BYTES // 4 - 1) + b"A: bc\r\n",
+            id="trailers-one-byte-over",
+        ),
         pytest.param(b"0\r\nA: b\n\n", id="bare-lf-in-trailer-unfinished"),
     ],
 )
