@@ -684,6 +684,7 @@ def test_content_in_chunks_does_not_end_with_the_connection(data: bytes, split: 
         pytest.param(b"3;a\nb\r\nabc\r\n", id="bare-lf-in-extension"),
         pytest.param(b"3;a\rb\r\nabc\r\n", id="bare-cr-in-extension"),
         pytest.param(b"3\r\nabcd\r\n", id="data-longer-than-size"),
+        pytest.param(b"3\r\nabcdef", id="data-longer-than-size-unfinished"),
         pytest.param(b"3\r\nab\r\n\r\n", id="data-shorter-than-size"),
         pytest.param(b"3\r\nabc\n0\r\n\r\n", id="bare-lf-after-data"),
         pytest.param(b"3\r\nabc\r0\r\n\r\n", id="bare-cr-after-data"),
