@@ -30,7 +30,7 @@ class SettingsError(ValueError):
         self.name = name
         self.value = "<redacted>" if "key" in name.lower() else repr(value)
         self.accepted = accepted
-        super().__init__(f"{name}={self.value}: {accepted}")
+        super().__init__(f"{name}={self.value} cannot be used: {accepted}")
 
 
 class Options(TypedDict, total=False):
@@ -80,7 +80,7 @@ def refuse_unknown(given: Mapping[str, object], known: Collection[str]) -> None:
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(sorted(known))}"
             raise SettingsError(name, value, f"there is no such option; {hint}")
 
 
