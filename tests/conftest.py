@@ -38,10 +38,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(autouse=True)
-def network() -> Iterator[NetworkGuard]:
+def network() -> NetworkGuard:
     """Names that were looked up, and addresses that were dialled, in this test and process."""
     _guard.reset()
-    yield _guard
+    return _guard
 
 
 @pytest.fixture(autouse=True)

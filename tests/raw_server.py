@@ -8,7 +8,6 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import trustme
@@ -16,6 +15,7 @@ import trustme
 from wsgi_fal_proxy.testing import FakeFalPoolManager
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
 WAIT_SECONDS = 10.0
@@ -59,6 +59,13 @@ class Connection:
                 length = int(line.partition(b":")[2])
         return head, self.read(length)
 
+    def read_line(self) -> bytes:
+        while b"\r\n" not in self.received:
+            self._receive()
+        line, _, rest = bytes(self.received).partition(b"\r\n")
+        self.received[:] = rest
+        return line
+
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
 
@@ -67,6 +74,13 @@ class Connection:
         with contextlib.suppress(OSError):
             while self.sock.recv(65_536):
                 pass
+
+    def end(self) -> None:
+        """End TLS properly, then TCP: everything sent was meant."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError):
+                self.sock = self.sock.unwrap()
+        self.sock.close()
 
     def reset(self) -> None:
         """Close with a TCP reset, so that the other side reads an error."""
@@ -91,7 +105,6 @@ class RawServer:
         script: What to do with a connection; it is closed afterwards.
         tls: Whether to speak TLS, with a certificate for fal's hosts.
         hosts: The names in the certificate.
-        issue: Overrides how the certificate is made.
     """
 
     def __init__(
@@ -100,7 +113,6 @@ class RawServer:
         *,
         tls: bool = True,
         hosts: tuple[str, ...] = ("fal.run", "*.fal.run"),
-        directory: Path | None = None,
     ) -> None:
         self._script = script
         self._listener = socket.create_server(("127.0.0.1", 0))

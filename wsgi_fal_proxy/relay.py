@@ -82,11 +82,11 @@ class FalProxy:
             response = self._relay(environ, body)
             return _answer(response, start_response)
         except FalProxyError as error:
+            _log(error)
             ours = error
         except Exception:
             _logger.exception("The fal proxy failed on a request; please report this.")
             ours = InternalError()
-        _log(ours)
         body.discard()
         return own_answer(ours, environ, start_response)
 

@@ -52,8 +52,8 @@ class FakeFalPoolManager(urllib3.PoolManager):
         """Give the pool of connections that stands for those to this host."""
         if not self._tls:
             return super().connection_from_host(_LOOPBACK, self._port, "http")
-        names = {"server_hostname": host, "assert_hostname": host}
-        return super().connection_from_host(_LOOPBACK, self._port, "https", names)
+        name = {"server_hostname": host}
+        return super().connection_from_host(_LOOPBACK, self._port, "https", name)
 
 
 class FakeFal:
