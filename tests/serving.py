@@ -11,12 +11,15 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from tests.raw_server import WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from wsgi_fal_proxy.testing import FakeFal
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,6 +95,27 @@ def running(
             yield process, log
         finally:
             end(process)
+
+
+def dialling(fal: FakeFal) -> dict[str, str]:
+    """Give the environment in which a program's default pool manager dials the fake fal."""
+    return {
+        "FAL_KEY": fal.key,
+        "FAKE_FAL_PORT": str(fal.port),
+        "FAKE_FAL_CA_FILE": str(fal.ca_file),
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "dialling"), str(ROOT))),
+    }
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until something listens there; for programs that cannot be handed a socket."""
+    end = monotonic() + WAIT_SECONDS
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        assert monotonic() < end, f"nothing listens on port {port}"
+        sleep(0.01)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.serving import ROOT, serve_gunicorn
+from tests.serving import ROOT, dialling, serve_gunicorn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,13 +37,9 @@ def node() -> str:
 
 @pytest.fixture(scope="session")
 def proxy_url(_shared_fal: FakeFal) -> Iterator[str]:
-    environment = {
-        "FAL_KEY": _shared_fal.key,
-        "FAKE_FAL_PORT": str(_shared_fal.port),
-        "FAKE_FAL_CA_FILE": str(_shared_fal.ca_file),
-    }
     threads = ("--threads", "8")
-    with serve_gunicorn("tests.relay_app", *threads, environment=environment) as served:
+    environment = dialling(_shared_fal)
+    with serve_gunicorn("wsgi_fal_proxy.wsgi", *threads, environment=environment) as served:
         yield f"{served.url}/api/fal/proxy"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.raw_server import Connection
-from tests.serving import Served, serve_gunicorn
+from tests.serving import Served, dialling, serve_gunicorn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,28 +23,32 @@ LENGTH = b"Content-Length: %d\r\n" % len(BODY)
 LARGE = 1_500_000
 
 REQUESTS = {
-    "method": (405, b"DELETE / HTTP/1.1\r\n" + RUN + JSON + LENGTH, BODY),
-    "no target": (400, b"POST / HTTP/1.1\r\n" + JSON + LENGTH, BODY),
+    "method": (405, b"DELETE /api/fal/proxy HTTP/1.1\r\n" + RUN + JSON + LENGTH, BODY),
+    "no target": (400, b"POST /api/fal/proxy HTTP/1.1\r\n" + JSON + LENGTH, BODY),
     "hostile target": (
         412,
-        b"POST / HTTP/1.1\r\nx-fal-target-url: https://evil.example\\.fal.run/\r\n" + JSON + LENGTH,
+        b"POST /api/fal/proxy HTTP/1.1\r\nx-fal-target-url: https://evil.example\\.fal.run/\r\n"
+        + JSON
+        + LENGTH,
         BODY,
     ),
-    "two targets": (412, b"POST / HTTP/1.1\r\n" + RUN + RUN + JSON + LENGTH, BODY),
-    "not JSON": (415, b"POST / HTTP/1.1\r\n" + RUN + LENGTH, BODY),
+    "two targets": (412, b"POST /api/fal/proxy HTTP/1.1\r\n" + RUN + RUN + JSON + LENGTH, BODY),
+    "not JSON": (415, b"POST /api/fal/proxy HTTP/1.1\r\n" + RUN + LENGTH, BODY),
     "chunked, not JSON": (
         415,
-        b"POST / HTTP/1.1\r\n" + RUN + b"Transfer-Encoding: chunked\r\n",
+        b"POST /api/fal/proxy HTTP/1.1\r\n" + RUN + b"Transfer-Encoding: chunked\r\n",
         b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
     ),
     "too large": (
         413,
-        b"POST / HTTP/1.1\r\n" + RUN + JSON + b"Content-Length: %d\r\n" % LARGE,
+        b"POST /api/fal/proxy HTTP/1.1\r\n" + RUN + JSON + b"Content-Length: %d\r\n" % LARGE,
         b"x" * LARGE,
     ),
     "no model": (
         404,
-        b"POST / HTTP/1.1\r\nx-fal-target-url: https://rest.fal.ai/nix\r\n" + JSON + LENGTH,
+        b"POST /api/fal/proxy HTTP/1.1\r\nx-fal-target-url: https://rest.fal.ai/nix\r\n"
+        + JSON
+        + LENGTH,
         BODY,
     ),
 }
@@ -52,13 +56,9 @@ REQUESTS = {
 
 @pytest.fixture(scope="module")
 def served(_shared_fal: FakeFal) -> Iterator[Served]:
-    environment = {
-        "FAL_KEY": _shared_fal.key,
-        "FAKE_FAL_PORT": str(_shared_fal.port),
-        "FAKE_FAL_CA_FILE": str(_shared_fal.ca_file),
-        "MAX_BODY_BYTES": "1000000",
-    }
-    with serve_gunicorn("tests.relay_app", "--threads", "2", environment=environment) as served:
+    environment = {**dialling(_shared_fal), "FAL_PROXY_MAX_BODY_BYTES": "1000000"}
+    threads = ("--threads", "2")
+    with serve_gunicorn("wsgi_fal_proxy.wsgi", *threads, environment=environment) as served:
         yield served
 
 
@@ -78,7 +78,7 @@ def test_the_next_request_on_the_connection_is_answered_right(
         fal.requests.clear()
         good = b'{"prompt": "a fox", "image_size": {"width": 8, "height": 8}}'
         connection.send(
-            b"POST / HTTP/1.1\r\nHost: localhost\r\n"
+            b"POST /api/fal/proxy HTTP/1.1\r\nHost: localhost\r\n"
             + RUN
             + JSON
             + b"Content-Length: %d\r\n\r\n" % len(good)
