@@ -77,7 +77,8 @@ class RequestBody:
             raise ContentLengthInvalid
         if self.length is None:
             self._first = self._read_up_to(PIECE_BYTES)
-            if len(self._first) < PIECE_BYTES:
+            if len(self._first) < PIECE_BYTES or not self._unread:
+                # It has ended, or gone over the bound.
                 self.length = len(self._first)
                 self._unread = 0
         if self.length == 0:

@@ -119,6 +119,7 @@ class KeyFile:
 
         Raises:
             KeyMissing: The file cannot be read.
+            KeyMalformed: It is larger than any key.
         """
         try:
             stat = os.stat(self.path)
@@ -135,7 +136,10 @@ class KeyFile:
     def _read(self) -> Secret:
         with open(self.path, "rb") as file:
             # latin-1 turns each byte into one character, so that a stray one has a position.
-            return Secret(file.read(_MAX_KEY_FILE_BYTES).decode("latin-1"))
+            content = Secret(file.read(_MAX_KEY_FILE_BYTES + 1).decode("latin-1"))
+        if len(content) > _MAX_KEY_FILE_BYTES:
+            raise KeyMalformed("The file that should hold the fal key on the server is too large.")
+        return content
 
 
 class _EnvironmentKey:
