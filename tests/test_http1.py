@@ -382,7 +382,6 @@ def test_over_long_head_is_refused(pieces: list[bytes]) -> None:
         read_head(pieces)
 
 
-@pytest.mark.xfail(reason="the bound holds only for a head that comes in pieces", strict=True)
 def test_over_long_head_is_refused_when_it_comes_whole() -> None:
     with pytest.raises(MalformedResponse):
         read_head([b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n"])
@@ -437,9 +436,6 @@ def test_framing_is_told_by_the_head(head: bytes, kind: type[Framing], length: i
     assert (type(framing), framing.length) == (kind, length)
 
 
-@pytest.mark.xfail(
-    reason="RFC 9112 section 6.1 lets a 304 say that its 200 would be chunked", strict=True
-)
 def test_304_that_says_chunked_has_no_content() -> None:
     head = b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked"
     assert parse_head(head).framing.complete
@@ -720,15 +716,12 @@ def test_no_chunk_size_takes_long_to_refuse(line: bytes) -> None:
         ChunkedFraming().feed(line + b"\r\n")
 
 
-taken_when_whole = pytest.mark.xfail(reason="accepted when it comes whole", strict=True)
-
-
 @pytest.mark.parametrize(
     "pieces",
     [
-        pytest.param([b"0\r\nA: b\nC: d\r\n\r\n"], id="bare-lf-whole", marks=taken_when_whole),
+        pytest.param([b"0\r\nA: b\nC: d\r\n\r\n"], id="bare-lf-whole"),
         pytest.param(byte_by_byte(b"0\r\nA: b\nC: d\r\n\r\n"), id="bare-lf-byte-by-byte"),
-        pytest.param([b"0\r\nA: b\rC: d\r\n\r\n"], id="bare-cr-whole", marks=taken_when_whole),
+        pytest.param([b"0\r\nA: b\rC: d\r\n\r\n"], id="bare-cr-whole"),
         pytest.param(byte_by_byte(b"0\r\nA: b\rC: d\r\n\r\n"), id="bare-cr-byte-by-byte"),
     ],
 )
@@ -737,16 +730,11 @@ def test_trailer_with_a_bare_newline_is_refused(pieces: list[bytes]) -> None:
         feed(ChunkedFraming(), pieces)
 
 
-refused_when_split = pytest.mark.xfail(
-    reason="the CR is counted when the LF has not come yet", strict=True, raises=MalformedResponse
-)
-
-
 @pytest.mark.parametrize(
     "split",
     [
         pytest.param(whole, id="whole"),
-        pytest.param(byte_by_byte, id="byte-by-byte", marks=refused_when_split),
+        pytest.param(byte_by_byte, id="byte-by-byte"),
     ],
 )
 def test_chunk_size_line_as_long_as_the_bound_is_read(split: Split) -> None:
@@ -812,7 +800,6 @@ def test_any_bytes_are_a_head_or_malformed_however_they_come(pieces: list[bytes]
     assert head_outcome(pieces) == head_outcome(whole(b"".join(pieces)) if pieces else [])
 
 
-@pytest.mark.xfail(reason="trailers with a bare newline are accepted when whole", strict=True)
 @settings(max_examples=300, deadline=None)
 @given(in_pieces(st.binary() | CHUNKS))
 @example(byte_by_byte(b"0\r\nA\nB\r\n\r\n"))
@@ -820,7 +807,6 @@ def test_any_bytes_are_chunks_or_malformed_however_they_come(pieces: list[bytes]
     assert chunks_outcome(pieces) == chunks_outcome(whole(b"".join(pieces)))
 
 
-@pytest.mark.xfail(reason="a trailer line is bounded only when it comes in pieces", strict=True)
 def test_long_trailer_line_fares_alike_however_it_comes() -> None:
     data = b"0\r\nA: " + b"b" * (MAX_CHUNK_LINE_BYTES + 1) + b"\r\n\r\n"
     assert chunks_outcome(byte_by_byte(data)) == chunks_outcome(whole(data))

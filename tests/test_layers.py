@@ -16,10 +16,11 @@ PACKAGE = "wsgi_fal_proxy"
 LEVELS = {
     **dict.fromkeys(("errors", "environment", "version"), 0),
     **dict.fromkeys(("headers", "target", "body", "credentials"), 1),
-    **dict.fromkeys(("http1", "coding", "settings"), 2),
+    **dict.fromkeys(("answers", "coding", "http1", "settings"), 2),
     "upstream": 3,
     "relay": 4,
     "middleware": 5,
+    **dict.fromkeys(("configuration", "site"), 6),
 }
 # What users import and start: above all levels.
 ENTRY_POINTS = frozenset({"__init__", "__main__", "paste", "wsgi"})

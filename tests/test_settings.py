@@ -161,7 +161,6 @@ def test_header_that_cannot_be_forwarded_is_refused(value: object, accepted: str
     assert (caught.value.name, caught.value.accepted) == ("forward_headers", accepted)
 
 
-@pytest.mark.xfail(reason="an underscore becomes the same environ key as a hyphen", strict=True)
 @pytest.mark.parametrize(
     "name",
     [
@@ -196,7 +195,8 @@ def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({"key": value})
     assert str(caught.value) == (
-        "key=<redacted>: the key as text, a callable that returns it, or None for the environment"
+        "key=<redacted> cannot be used: the key as text, a callable that returns it, or None for"
+        " the environment"
     )
 
 
@@ -209,7 +209,7 @@ def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
         pytest.param("max_body", "did you mean max_body_bytes?", id="shorter"),
         pytest.param(
             "zzz",
-            "there are connect_timeout, forward_headers, key, max_body_bytes, pool_manager,"
+            "there is connect_timeout, forward_headers, key, max_body_bytes, pool_manager,"
             " read_timeout",
             id="like-none",
         ),
@@ -219,7 +219,7 @@ def test_unknown_option_is_refused_with_the_nearest_one(name: str, hint: str) ->
     with pytest.raises(SettingsError) as caught:
         Settings.build({"key": "k", name: 5})
     assert caught.value.name == name
-    assert str(caught.value) == f"{name}=5: there is no such option; {hint}"
+    assert str(caught.value) == f"{name}=5 cannot be used: there is no such option; {hint}"
 
 
 @pytest.mark.parametrize(
@@ -228,11 +228,7 @@ def test_unknown_option_is_refused_with_the_nearest_one(name: str, hint: str) ->
         pytest.param("keys", id="key-at-the-start"),
         pytest.param("fal_key", id="key-at-the-end"),
         pytest.param("FAL_KEY", id="upper-case"),
-        pytest.param(
-            "token",
-            id="other-word",
-            marks=pytest.mark.xfail(reason="the value of an unknown option is shown", strict=True),
-        ),
+        pytest.param("token", id="other-word"),
     ],
 )
 def test_key_under_another_name_is_not_shown(name: str) -> None:
@@ -241,7 +237,6 @@ def test_key_under_another_name_is_not_shown(name: str) -> None:
     assert "private" not in str(caught.value)
 
 
-@pytest.mark.xfail(reason="the repr of a dataclass shows all its fields", strict=True)
 def test_key_does_not_show_in_a_repr() -> None:
     assert "private" not in repr(Settings(key="private"))
 

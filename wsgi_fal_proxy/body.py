@@ -23,6 +23,8 @@ PIECE_BYTES: Final = 65_536
 """At most this much of a body is in memory at a time; a body of up to this much is read whole."""
 
 _UNUSABLE: Final = -1
+# Read and dropped of the body of a refused request even if none is accepted.
+_DISCARDED_BYTES: Final = 1_048_576
 
 # RFC 9110 section 8.6, bounded where no body could be: 10^18 bytes.
 _CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -75,7 +77,8 @@ class RequestBody:
             raise ContentLengthInvalid
         if self.length is None:
             self._first = self._read_up_to(PIECE_BYTES)
-            if len(self._first) < PIECE_BYTES:
+            if len(self._first) < PIECE_BYTES or not self._unread:
+                # It has ended, or gone over the bound.
                 self.length = len(self._first)
                 self._unread = 0
         if self.length == 0:
@@ -121,10 +124,10 @@ class RequestBody:
         """Read what is left, so that the connection is in step for the next request on it.
 
         Some servers leave that to the application, and closing a connection with unread bytes
-        in it resets it under the answer (RFC 9112 section 9.6). At most `max_bytes` are read: a
-        server that keeps a connection over which more is on its way takes care of it itself.
+        in it resets it under the answer (RFC 9112 section 9.6), which the client then may not
+        see. Of a body that is far too large the rest is left to the server.
         """
-        left = min(self._unread, self._max_bytes)
+        left = min(self._unread, max(2 * self._max_bytes, _DISCARDED_BYTES))
         try:
             while left > 0 and (piece := self._input.read(min(left, PIECE_BYTES))):
                 left -= len(piece)

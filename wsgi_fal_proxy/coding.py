@@ -50,13 +50,20 @@ def decoded(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
     decoder = zlib.decompressobj(_WINDOW_BITS[coding])
     for piece in pieces:
         waiting = piece
-        while waiting and not decoder.eof:
+        while waiting:
+            if decoder.eof:
+                # RFC 1952 section 2.2: a gzip file is a series of members. Zeros after one are
+                # padding, as for every gzip reader.
+                waiting = waiting.lstrip(b"\0")
+                if not waiting:
+                    break
+                decoder = zlib.decompressobj(_WINDOW_BITS[coding])
             try:
                 content = decoder.decompress(waiting, PIECE_BYTES)
             except zlib.error as error:
                 detail = "The target's answer is corrupt: its content coding cannot be undone."
                 raise Truncated(detail) from error
-            waiting = decoder.unconsumed_tail
+            waiting = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
             if content:
                 yield content
     if not decoder.eof:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from wsgi_fal_proxy.environment import variable
-from wsgi_fal_proxy.errors import KeyMalformed, KeyMissing
+from wsgi_fal_proxy.errors import FalProxyError, KeyMalformed, KeyMissing
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
@@ -56,12 +56,26 @@ class Credentials:
             KeyMissing: There is no key.
             KeyMalformed: It holds a space, a control character or a character outside ASCII.
         """
-        raw = Secret(self._source(environ) or "")
+        raw = self._raw(environ)
         known, authorization = self._last
         if raw != known or not raw:
             authorization = Secret(f"Key {_checked(raw)}")
             self._last = (raw, authorization)
         return authorization
+
+    def _raw(self, environ: WSGIEnvironment) -> Secret:
+        try:
+            raw = self._source(environ) or ""
+        except FalProxyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the owner's callable can raise anything
+            # Without the error's message, and its cause: either could hold a key.
+            detail = f"The callable that gives the fal key raised {type(error).__name__}."
+        else:
+            if isinstance(raw, str):
+                return Secret(raw)
+            raise KeyMalformed("The callable that gives the fal key gave something else than text.")
+        raise KeyMissing(detail)
 
 
 def _checked(raw: Secret) -> Secret:
@@ -105,6 +119,7 @@ class KeyFile:
 
         Raises:
             KeyMissing: The file cannot be read.
+            KeyMalformed: It is larger than any key.
         """
         try:
             stat = os.stat(self.path)
@@ -121,7 +136,10 @@ class KeyFile:
     def _read(self) -> Secret:
         with open(self.path, "rb") as file:
             # latin-1 turns each byte into one character, so that a stray one has a position.
-            return Secret(file.read(_MAX_KEY_FILE_BYTES).decode("latin-1"))
+            content = Secret(file.read(_MAX_KEY_FILE_BYTES + 1).decode("latin-1"))
+        if len(content) > _MAX_KEY_FILE_BYTES:
+            raise KeyMalformed("The file that should hold the fal key on the server is too large.")
+        return content
 
 
 class _EnvironmentKey:

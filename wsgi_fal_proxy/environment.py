@@ -6,6 +6,7 @@ import os
 from typing import Final
 
 OPTION_PREFIX: Final = "FAL_PROXY_"
+KEY_VARIABLES: Final = ("FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET")
 
 
 def variable(name: str) -> str | None:

@@ -44,6 +44,14 @@ class MethodNotAllowed(Refusal):
     default_detail = "The fal proxy takes GET and POST, and PUT to cancel a queued request."
 
 
+class NotFound(Refusal):
+    """Of the stand-alone proxy: a path that is neither the proxy's nor `/healthz`."""
+
+    status = "404 Not Found"
+    reason = "not_found"
+    default_detail = "There is nothing here; the fal proxy answers under its prefix."
+
+
 class TargetMissing(Refusal):
     """Rule 3 of the formula."""
 

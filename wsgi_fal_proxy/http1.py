@@ -21,7 +21,7 @@ MAX_HEAD_BYTES: Final = 65_536
 MAX_FIELDS: Final = 100
 """Header fields in a response; http.client's bound."""
 MAX_CHUNK_LINE_BYTES: Final = 4_096
-"""Of a chunk's size and extensions; extensions are skipped."""
+"""Of a chunk's size and extensions, which are skipped, and of one line of the trailer section."""
 MAX_TRAILER_BYTES: Final = 16_384
 """Of the trailer section, which is read and dropped (RFC 9110 section 6.5.1 allows it)."""
 
@@ -195,7 +195,7 @@ class ChunkedFraming:
                 raise MalformedResponse("a chunk is longer than its size")
         elif b"\n" in partial or b"\r" in partial[:-1]:
             raise MalformedResponse("a line in the chunked coding ends without CRLF")
-        elif len(partial) > MAX_CHUNK_LINE_BYTES:
+        elif len(partial.removesuffix(b"\r")) > MAX_CHUNK_LINE_BYTES:
             raise MalformedResponse("a line in the chunked coding is too long")
         self._pending = partial
 
@@ -211,8 +211,10 @@ class ChunkedFraming:
             self._left = self._SIZE_LINE
         elif line:
             self._trailer_bytes += len(line)
-            if self._trailer_bytes > MAX_TRAILER_BYTES:
+            if len(line) > MAX_CHUNK_LINE_BYTES or self._trailer_bytes > MAX_TRAILER_BYTES:
                 raise MalformedResponse("the trailer section is too long")
+            if b"\r" in line or b"\n" in line:
+                raise MalformedResponse("a line in the chunked coding ends without CRLF")
         else:
             self.complete = True
 
@@ -257,6 +259,8 @@ class HeadReader:
         self.started = True
         buffer = self._buffer + data
         while (end := buffer.find(b"\r\n\r\n", self._searched)) >= 0:
+            if end > MAX_HEAD_BYTES:
+                raise MalformedResponse("the response head is too long")
             head = parse_head(buffer[:end])
             buffer = buffer[end + 4 :]
             self._searched = 0
@@ -325,11 +329,14 @@ def _with_framing(
 
 
 def _framing(is_http_1_1: bool, status: int, lengths: set[str], codings: list[str]) -> Framing:
-    """Decide by RFC 9112 section 6.3; what it lets a recipient guess at is an error here."""
-    if codings:
+    """Decide by RFC 9112 section 6.3; what it lets a recipient guess at is an error here.
+
+    A 304 may have the Transfer-Encoding that a 200 would have had (section 6.1).
+    """
+    if codings and status != HTTPStatus.NOT_MODIFIED:
         if codings != ["chunked"] or lengths or not is_http_1_1:
             raise MalformedResponse("the response's Transfer-Encoding is ambiguous")
-        if status in _NO_CONTENT:
+        if status == HTTPStatus.NO_CONTENT:
             raise MalformedResponse("a response that has no content is chunked")
         return ChunkedFraming()
     if any(not _DECIMAL.fullmatch(length) for length in lengths) or len(lengths) > 1:

@@ -5,17 +5,16 @@ The formula is fal's own: docs.fal.ai, "Server-side integration", "The proxy for
 
 from __future__ import annotations
 
-import json
 import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Unpack
 
+from wsgi_fal_proxy.answers import own_answer
 from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.coding import content_coding, decoded
 from wsgi_fal_proxy.credentials import Credentials
 from wsgi_fal_proxy.errors import FalProxyError, InternalError, MethodNotAllowed, Refusal
 from wsgi_fal_proxy.headers import (
-    ERROR_HEADER,
     TARGET_HEADER,
     environ_key,
     request_headers,
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from wsgi_fal_proxy.headers import HeaderList
     from wsgi_fal_proxy.upstream import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
@@ -84,13 +82,13 @@ class FalProxy:
             response = self._relay(environ, body)
             return _answer(response, start_response)
         except FalProxyError as error:
+            _log(error)
             ours = error
         except Exception:
             _logger.exception("The fal proxy failed on a request; please report this.")
             ours = InternalError()
-        _log(ours)
         body.discard()
-        return _own_answer(ours, environ, start_response)
+        return own_answer(ours, environ, start_response)
 
     def check_key(self, environ: WSGIEnvironment) -> None:
         """Look the key up as for a request, and send nothing.
@@ -160,24 +158,6 @@ class _Decoded:
 
     def close(self) -> None:
         self._response.close()
-
-
-def _own_answer(
-    error: FalProxyError, environ: WSGIEnvironment, start_response: StartResponse
-) -> list[bytes]:
-    content = json.dumps(
-        {"detail": error.detail, "message": error.detail, "reason": error.reason}
-    ).encode()
-    headers: HeaderList = [
-        ("Content-Type", "application/json"),
-        ("Content-Length", str(len(content))),
-        ("Cache-Control", "no-store"),
-        (ERROR_HEADER, error.reason),
-        *error.headers,
-    ]
-    start_response(error.status, headers)
-    # RFC 9110 section 9.3.2.
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]
 
 
 def _log(error: FalProxyError) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self, TypedDict
+import re
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
 
 from wsgi_fal_proxy.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES, TOKEN
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     import urllib3
 
     from wsgi_fal_proxy.credentials import KeySource
+
+
+# An option by such a name, known or not, may have been given the key.
+_SECRET_NAME: Final = re.compile("key|secret|token|password|credential|auth", re.IGNORECASE)
 
 
 class SettingsError(ValueError):
@@ -28,9 +33,9 @@ class SettingsError(ValueError):
 
     def __init__(self, name: str, value: object, accepted: str) -> None:
         self.name = name
-        self.value = "<redacted>" if "key" in name.lower() else repr(value)
+        self.value = "<redacted>" if _SECRET_NAME.search(name) else repr(value)
         self.accepted = accepted
-        super().__init__(f"{name}={self.value}: {accepted}")
+        super().__init__(f"{name}={self.value} cannot be used: {accepted}")
 
 
 class Options(TypedDict, total=False):
@@ -48,7 +53,7 @@ class Options(TypedDict, total=False):
 class Settings:
     """The options of `FalProxy`, which documents them. What cannot be used cannot be held."""
 
-    key: str | KeySource | None = None
+    key: str | KeySource | None = field(default=None, repr=False)
     connect_timeout: float | None = 10.0
     read_timeout: float | None = 300.0
     max_body_bytes: int = 32 * 1024 * 1024
@@ -71,7 +76,7 @@ class Settings:
         Raises:
             SettingsError: An option is unknown, or its value cannot be used.
         """
-        refuse_unknown(options, [field.name for field in fields(cls)])
+        refuse_unknown(options, [option.name for option in fields(cls)])
         return cls(**options)
 
 
@@ -80,7 +85,7 @@ def refuse_unknown(given: Mapping[str, object], known: Collection[str]) -> None:
     for name, value in given.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(sorted(known))}"
             raise SettingsError(name, value, f"there is no such option; {hint}")
 
 
@@ -109,7 +114,8 @@ def _check_forwarded(names: object) -> None:
     for name in names:
         if not isinstance(name, str) or not TOKEN.fullmatch(name):
             raise SettingsError(option, name, "each must be a header name, such as x-request-id")
-        lower = name.lower()
+        # In a WSGI environ the two are one.
+        lower = name.lower().replace("_", "-")
         if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
             accepted = "this header is never forwarded, or is the proxy's own to set"
             raise SettingsError(option, name, accepted)

@@ -26,6 +26,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 from urllib3.exceptions import TimeoutError as PoolTimeoutError
+from urllib3.util.ssl_match_hostname import CertificateError
 
 from wsgi_fal_proxy import http1
 from wsgi_fal_proxy.body import PIECE_BYTES
@@ -72,6 +73,7 @@ _CONNECT_ERRORS: Final[Errors] = (
     (TimeoutError, ConnectTimeout),
     (SSLError, UpstreamTlsFailed),
     (ssl.SSLError, UpstreamTlsFailed),
+    (CertificateError, UpstreamTlsFailed),
     (HTTPError, UpstreamUnreachable),
     (http.client.HTTPException, UpstreamUnreachable),
     (OSError, UpstreamUnreachable),

@@ -1,0 +1,21 @@
+"""Serve the proxy by itself with gunicorn.
+
+    FAL_KEY=... gunicorn -c examples/gunicorn.conf.py wsgi_fal_proxy.wsgi
+
+Leaves out: who may call (anyone who reaches this server can, and you pay), and TLS, which is the
+business of the server in front.
+"""
+
+import os
+
+bind = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
+
+# A call of fal's takes a thread for as long as it lasts, seconds to minutes: so many at a time.
+worker_class = "gthread"
+workers = 2
+threads = 64
+
+# Not a bound on a request with this class of worker, but on a worker that does not respond.
+timeout = 30
+# On a restart, streams that are under way have this long to come to their end.
+graceful_timeout = 60

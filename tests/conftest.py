@@ -1,0 +1,75 @@
+"""What every test runs under: no network but loopback, nothing skipped where that is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import webtest
+
+from tests.network import NetworkGuard
+from wsgi_fal_proxy import FalProxy
+from wsgi_fal_proxy.testing import FakeFal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_guard = NetworkGuard()
+sys.addaudithook(_guard.audit)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips",
+        action="store_true",
+        default=os.environ.get("WSGI_FAL_PROXY_NO_SKIPS") == "1",
+        help="a test that would be skipped fails instead (also WSGI_FAL_PROXY_NO_SKIPS=1)",
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report: pytest.TestReport = yield
+    if report.skipped and item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def network() -> NetworkGuard:
+    """Names that were looked up, and addresses that were dialled, in this test and process."""
+    _guard.reset()
+    return _guard
+
+
+@pytest.fixture(autouse=True)
+def _no_fal_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("FAL_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def _shared_fal() -> Iterator[FakeFal]:
+    with FakeFal(tls=True, step_seconds=None) as fal:
+        yield fal
+
+
+@pytest.fixture
+def fal(_shared_fal: FakeFal) -> FakeFal:
+    """The fake fal over TLS, where nothing has arrived yet."""
+    _shared_fal.requests.clear()
+    return _shared_fal
+
+
+@pytest.fixture
+def proxy(fal: FakeFal) -> FalProxy:
+    return FalProxy(key=fal.key, pool_manager=fal.pool_manager())
+
+
+@pytest.fixture
+def app(proxy: FalProxy) -> webtest.TestApp:
+    """The relay in front of the fake fal, checked by WebTest's WSGI lint on each request."""
+    return webtest.TestApp(proxy, lint=True)

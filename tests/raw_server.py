@@ -1,0 +1,192 @@
+"""An upstream that sends the exact bytes a test gives it, over real TLS or plain TCP."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+import trustme
+
+from wsgi_fal_proxy.testing import FakeFalPoolManager
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+WAIT_SECONDS = 10.0
+"""For what must happen; a test that waits this long has failed."""
+
+
+def head_end(data: bytes) -> int:
+    return data.find(b"\r\n\r\n") + 4
+
+
+@dataclass
+class Connection:
+    """One accepted connection, as the script of a test sees it."""
+
+    sock: socket.socket
+    number: int
+    received: bytearray = field(default_factory=bytearray)
+
+    def read_head(self) -> bytes:
+        """Read one request head, and keep what came after it for `read`."""
+        while b"\r\n\r\n" not in self.received:
+            self._receive()
+        end = head_end(bytes(self.received))
+        head = bytes(self.received[:end])
+        del self.received[:end]
+        return head
+
+    def read(self, count: int) -> bytes:
+        while len(self.received) < count:
+            self._receive()
+        data = bytes(self.received[:count])
+        del self.received[:count]
+        return data
+
+    def read_request(self) -> tuple[bytes, bytes]:
+        """Read a request whose content has a Content-Length, or none."""
+        head = self.read_head()
+        length = 0
+        for line in head.split(b"\r\n"):
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        return head, self.read(length)
+
+    def read_line(self) -> bytes:
+        while b"\r\n" not in self.received:
+            self._receive()
+        line, _, rest = bytes(self.received).partition(b"\r\n")
+        self.received[:] = rest
+        return line
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def wait_for_close(self) -> None:
+        """Read until the other side has closed."""
+        with contextlib.suppress(OSError):
+            while self.sock.recv(65_536):
+                pass
+
+    def end(self) -> None:
+        """End TLS properly, then TCP: everything sent was meant."""
+        if isinstance(self.sock, ssl.SSLSocket):
+            with contextlib.suppress(OSError):
+                self.sock = self.sock.unwrap()
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Close with a TCP reset, so that the other side reads an error."""
+        linger = b"\1\0\0\0\0\0\0\0"
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.sock.close()
+
+    def _receive(self) -> None:
+        data = self.sock.recv(65_536)
+        if not data:
+            raise ConnectionError("the other side closed")
+        self.received += data
+
+
+Script = Callable[[Connection], None]
+
+
+class RawServer:
+    """Runs a script for each connection, on a thread of its own; a context manager.
+
+    Args:
+        script: What to do with a connection; it is closed afterwards.
+        tls: Whether to speak TLS, with a certificate for fal's hosts.
+        hosts: The names in the certificate.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        tls: bool = True,
+        hosts: tuple[str, ...] = ("fal.run", "*.fal.run"),
+    ) -> None:
+        self._script = script
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.connections = 0
+        self.errors: list[BaseException] = []
+        self._threads: list[threading.Thread] = []
+        self._context: ssl.SSLContext | None = None
+        self.authority: trustme.CA | None = None
+        if tls:
+            self.authority = trustme.CA()
+            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.authority.issue_cert(*hosts).configure_cert(self._context)
+
+    def pool_manager(self, directory: Path) -> FakeFalPoolManager:
+        """Make a pool manager that dials this server for every host."""
+        if self.authority is None:
+            return FakeFalPoolManager(self.port)
+        ca_file = directory / "ca.pem"
+        self.authority.cert_pem.write_to_path(str(ca_file))
+        return FakeFalPoolManager(self.port, ca_file)
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Wakes accept(), which close() alone would not.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(WAIT_SECONDS)
+        if exc is None and self.errors:
+            raise self.errors[0]
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._start(self._serve, sock, self.connections)
+
+    def _serve(self, sock: socket.socket, number: int) -> None:
+        sock.settimeout(WAIT_SECONDS)
+        try:
+            if self._context is not None:
+                sock = self._context.wrap_socket(sock, server_side=True)
+            self._script(Connection(sock, number))
+        except OSError:
+            pass  # the other side has left, as some tests have it do
+        except BaseException as error:  # noqa: BLE001 - told to the test
+            self.errors.append(error)
+        finally:
+            sock.close()
+
+
+def answering(*answers: bytes) -> Script:
+    """Answer the requests on each connection with these, in turn, then close it."""
+
+    def script(connection: Connection) -> None:
+        for answer in answers:
+            connection.read_request()
+            connection.send(answer)
+
+    return script

@@ -1,0 +1,128 @@
+"""Real WSGI servers, each a process of its own on a free port of loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from typing import TYPE_CHECKING
+
+from tests.raw_server import WAIT_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from wsgi_fal_proxy.testing import FakeFal
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that runs.
+
+    Attributes:
+        port: Where on 127.0.0.1.
+        process: Its (main) process.
+        log: The file that has what it wrote.
+    """
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextlib.contextmanager
+def serve_gunicorn(
+    app: str,
+    *options: str,
+    worker_class: str = "gthread",
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Served]:
+    """Serve an application by gunicorn.
+
+    The socket is made here and handed down, so that the port cannot be taken in between, and a
+    connection made before gunicorn is ready waits for it.
+
+    Args:
+        app: As on gunicorn's command line, importable from the project's root.
+        options: More of its options.
+        worker_class: Its kind of worker.
+        environment: Variables besides the tests' own.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        command = [
+            *(sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}"),
+            *("--worker-class", worker_class, "--no-control-socket", *options, app),
+        ]
+        with running(command, environment, pass_fds=(listener.fileno(),)) as (process, log):
+            yield Served(port, process, log)
+
+
+@contextlib.contextmanager
+def running(
+    command: list[str],
+    environment: Mapping[str, str] | None = None,
+    pass_fds: tuple[int, ...] = (),
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Run a command in a process group of its own, which is ended with the block."""
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory, "log")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+        try:
+            yield process, log
+        finally:
+            end(process)
+
+
+def dialling(fal: FakeFal) -> dict[str, str]:
+    """Give the environment in which a program's default pool manager dials the fake fal."""
+    return {
+        "FAL_KEY": fal.key,
+        "FAKE_FAL_PORT": str(fal.port),
+        "FAKE_FAL_CA_FILE": str(fal.ca_file),
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "dialling"), str(ROOT))),
+    }
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until something listens there; for programs that cannot be handed a socket."""
+    end = monotonic() + WAIT_SECONDS
+    while True:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        assert monotonic() < end, f"nothing listens on port {port}"
+        sleep(0.01)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process group to end, then make it."""
+    for request in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, request)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(WAIT_SECONDS)
+            return

@@ -1,0 +1,211 @@
+"""fal's own client for JavaScript, in Node, against gunicorn in front of the fake fal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.serving import ROOT, dialling, serve_gunicorn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from wsgi_fal_proxy.testing import FakeFal
+
+    Scenario = Callable[[str], Any]
+
+JS = ROOT / "tests" / "js"
+NODE_SECONDS = 120
+PICTURE = {"width": 512, "height": 512, "content_type": "image/png"}
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """Node, with the client installed."""
+    found, npm = shutil.which("node"), shutil.which("npm")
+    if found is None or npm is None:
+        pytest.skip("node and npm are not installed")
+    if not (JS / "node_modules" / "@fal-ai" / "client").is_dir():
+        subprocess.run([npm, "ci"], cwd=JS, check=True, capture_output=True)
+    return found
+
+
+@pytest.fixture(scope="session")
+def proxy_url(_shared_fal: FakeFal) -> Iterator[str]:
+    threads = ("--threads", "8")
+    environment = dialling(_shared_fal)
+    with serve_gunicorn("wsgi_fal_proxy.wsgi", *threads, environment=environment) as served:
+        yield f"{served.url}/api/fal/proxy"
+
+
+@pytest.fixture
+def client(node: str, proxy_url: str, fal: FakeFal) -> Scenario:
+    """Runs a scenario of js/client.mjs and gives what it printed."""
+
+    def run(scenario: str) -> Any:
+        environment = {**os.environ, "PROXY_URL": proxy_url, "FAKE_URL": fal.url}
+        command = [node, str(JS / "client.mjs"), scenario]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=NODE_SECONDS, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_run(client: Scenario, fal: FakeFal) -> None:
+    answer = client("run")
+    (image,) = answer["data"].pop("images")
+    assert answer["data"].pop("timings") == {"inference": 0.01}
+    assert answer["data"] == {"prompt": "a fox", "seed": 7, "has_nsfw_concepts": [False]}
+    assert answer["requestId"]
+    assert image.pop("url").startswith(f"{fal.url}/files/")
+    assert image == PICTURE
+    (request,) = fal.requests
+    assert (request.method, request.host) == ("POST", "fal.run")
+    assert request.headers["authorization"] == f"Key {fal.key}"
+    assert request.headers["user-agent"] == "@fal-ai/client/1.10.1"
+    assert request.headers["x-fal-client-proxy"].startswith("wsgi-fal-proxy/")
+
+
+def test_run_with_get_keeps_the_query(client: Scenario, fal: FakeFal) -> None:
+    assert client("run_get")["data"]["prompt"] == "a, b & c [1] |'"
+    assert fal.requests[0].request_target == (
+        "/fal-ai/flux/dev?prompt=a%2C+b+%26+c+%5B1%5D+%7C%27&seed=7"
+    )
+
+
+STATUSES = ["IN_QUEUE"] * 3 + ["IN_PROGRESS"] * 3 + ["COMPLETED"]
+LINES = ["loading the model", "step 1 of 2", "step 2 of 2"]
+
+
+def lines(update: dict[str, Any]) -> list[str]:
+    return [log["message"] for log in update["logs"]]
+
+
+def seen(updates: list[dict[str, Any]]) -> tuple[list[str], list[int], list[list[str]]]:
+    positions = [update["queue_position"] for update in updates if "queue_position" in update]
+    return [update["status"] for update in updates], positions, [lines(u) for u in updates]
+
+
+@pytest.mark.parametrize("mode", ["polling", "streaming"])
+def test_subscribe_sees_each_queue_update_and_the_logs(client: Scenario, mode: str) -> None:
+    answer = client(f"subscribe_{mode}")
+    updates = answer["updates"]
+    assert seen(updates) == (
+        STATUSES,
+        [2, 1, 0],
+        [[], [], [], LINES[:1], LINES[:2], LINES, LINES],
+    )
+    assert answer["result"]["data"]["prompt"] == "a fox"
+    assert answer["result"]["requestId"] == updates[0]["request_id"]
+
+
+def test_submit_status_and_result(client: Scenario, fal: FakeFal) -> None:
+    answer = client("queue")
+    assert seen(answer["statuses"])[0] == STATUSES
+    assert answer["submitted"]["queue_position"] == 2
+    assert answer["early"]["status"] == 400
+    assert answer["early"]["body"] == {"detail": "Request is still in progress"}
+    assert answer["result"]["requestId"] == answer["submitted"]["request_id"]
+    assert answer["result"]["data"]["images"][0]["content_type"] == "image/png"
+    assert fal.requests[0].headers["x-fal-queue-priority"] == "low"
+
+
+def test_cancel(client: Scenario, fal: FakeFal) -> None:
+    answer = client("cancel")
+    assert answer["again"]["status"] == 400
+    assert answer["again"]["body"] == {"status": "ALREADY_COMPLETED"}
+    assert answer["result"]["body"] == {"detail": "Request was cancelled"}
+    target = f"/fal-ai/flux/requests/{answer['requestId']}/cancel"
+    puts = [request.request_target for request in fal.requests if request.method == "PUT"]
+    assert puts == [target, target]
+
+
+def test_stream_sees_each_event_before_the_next_is_sent(client: Scenario, fal: FakeFal) -> None:
+    answer = client("stream")
+    assert [event["progress"] for event in answer["events"]] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert answer["last"] == answer["events"][-1]
+    assert answer["last"]["images"][0]["content_type"] == "image/png"
+    assert answer["requestId"]
+    assert fal.requests[0].headers["accept"] == "application/json, text/event-stream"
+
+
+def test_a_stream_that_is_refused_is_a_validation_error(client: Scenario) -> None:
+    answer = client("stream_error")
+    assert (answer["name"], answer["status"]) == ("ValidationError", 422)
+
+
+def test_upload(client: Scenario, fal: FakeFal) -> None:
+    answer = client("upload")
+    assert answer["url"].endswith("/small%20file.txt")
+    assert answer["got"] == {"type": "text/plain", "sha256": answer["sent"]}
+    assert fal.requests[0].request_target == ("/storage/upload/initiate?storage_type=fal-cdn-v3")
+
+
+def test_a_file_in_the_input_is_uploaded_on_the_way(client: Scenario, fal: FakeFal) -> None:
+    assert client("upload_in_input")["data"]["prompt"] == "a fox"
+    initiate, run = fal.requests
+    assert initiate.host == "rest.fal.ai"
+    assert run.json()["image_url"].startswith(f"{fal.url}/files/")
+
+
+def test_multipart_upload(client: Scenario, fal: FakeFal) -> None:
+    answer = client("upload_multipart")
+    assert answer["got"] == {"type": "video/mp4", "sha256": answer["sent"]}
+    assert fal.requests[0].request_target == (
+        "/storage/upload/initiate-multipart?storage_type=fal-cdn-v3"
+    )
+
+
+def test_a_realtime_token(client: Scenario, fal: FakeFal) -> None:
+    assert client("token") == "fake-token-for-flux"
+    assert fal.requests[0].request_target == "/tokens/"
+    assert fal.requests[0].json() == {"allowed_apps": ["flux"], "token_expiration": 120}
+
+
+def test_an_error_of_fals_is_an_api_error_with_everything_in_it(
+    client: Scenario, fal: FakeFal
+) -> None:
+    data = {"detail": "No such model", "message": "It is not there", "extra": [1]}
+    fal.answer_next(404, json.dumps(data), x_fal_request_id="req-1")
+    assert client("api_error") == {
+        "isApiError": True,
+        "isValidationError": False,
+        "name": "ApiError",
+        "status": 404,
+        "message": "It is not there",
+        "body": data,
+        "requestId": "req-1",
+    }
+
+
+def test_a_wrong_input_is_a_validation_error_with_its_fields(client: Scenario) -> None:
+    answer = client("validation_error")
+    error = {
+        "loc": ["body", "prompt"],
+        "msg": "Field required",
+        "type": "missing",
+        "input": {"seed": 1},
+    }
+    assert answer["isValidationError"]
+    assert answer["status"] == 422
+    assert answer["fieldErrors"] == [error]
+    assert answer["promptErrors"] == [error]
+    assert answer["requestId"]
+
+
+def test_a_refusal_of_ours_is_an_api_error_that_says_what_is_wrong(
+    client: Scenario, fal: FakeFal
+) -> None:
+    answer = client("refusal")
+    assert (answer["name"], answer["status"]) == ("ApiError", 412)
+    assert answer["message"] == "The target's host is not under fal.ai or fal.run."
+    assert answer["body"]["reason"] == "target_host_not_allowed"
+    assert fal.requests == []

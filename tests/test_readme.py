@@ -1,0 +1,116 @@
+"""What the README says is what the code does."""
+
+from __future__ import annotations
+
+import re
+from inspect import signature
+from typing import TYPE_CHECKING
+
+from werkzeug.test import Client
+
+from tests.serving import ROOT
+from wsgi_fal_proxy import FalProxyMiddleware, environment
+from wsgi_fal_proxy.__main__ import _welcome
+from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT
+from wsgi_fal_proxy.errors import FalProxyError, Truncated
+from wsgi_fal_proxy.settings import Settings
+
+if TYPE_CHECKING:
+    import pytest
+
+    from wsgi_fal_proxy.testing import FakeFal
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n{title}\n")[2].partition("\n#")[0]
+
+
+def rows(title: str) -> list[list[str]]:
+    lines = [line for line in section(title).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def leaves(kind: type[FalProxyError]) -> list[type[FalProxyError]]:
+    # What begins with "_" is known to one module only, and has its parent's reason.
+    below = [leaf for child in kind.__subclasses__() for leaf in leaves(child)]
+    named = [leaf for leaf in below if not leaf.__name__.startswith("_")]
+    return named or [kind]
+
+
+def test_every_option_is_in_the_table_with_its_default() -> None:
+    fields = {
+        name: getattr(field, "default", None)
+        for name, field in Settings.__dataclass_fields__.items()
+    }
+    fields["prefix"] = signature(FalProxyMiddleware).parameters["prefix"].default
+    written = {name.strip("`"): default.strip("`") for name, default, _ in rows("## Options")}
+    assert set(written) == set(fields)
+    for name, default in fields.items():
+        assert eval(written[name]) == default
+
+
+def test_every_status_is_in_the_table() -> None:
+    answers = {
+        (error.status[:3], error.reason)
+        for error in leaves(FalProxyError)
+        if error is not Truncated
+    }
+    written = {(status, reason.strip("`")) for status, reason, _ in rows("## What a client gets")}
+    assert written == answers
+
+
+def test_every_variable_is_in_the_table() -> None:
+    written = {name for row in rows("### Stand-alone") for name in re.findall(r"FAL_\w+", row[0])}
+    options = {f"{environment.OPTION_PREFIX}{name.upper()}" for name in _IN_THE_ENVIRONMENT}
+    assert written == {*environment.KEY_VARIABLES, *options}
+
+
+def test_the_run_is_what_the_command_prints() -> None:
+    printed = _welcome("http://127.0.0.1:8000/api/fal/proxy", is_fake=True)
+    (shown,) = [text for kind, text in BLOCKS if not kind]
+    assert printed.startswith(shown)
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    (command,) = [text for kind, text in BLOCKS if kind == "sh" and "pytest" in text]
+    essence = command.strip().removeprefix("python3 -m venv .venv && . .venv/bin/activate && ")
+    script = (ROOT / ".ci" / "run").read_text()
+    assert essence in script.replace(" --quiet --editable", " -e")
+
+
+def test_the_example_with_the_fake_fal_runs() -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "FakeFal" in text]
+    code = code.replace(
+        "    ...  # call your app",
+        "    Client(app).post('/api/fal/proxy', json={'prompt': 'x'},"
+        " headers={'x-fal-target-url': 'https://fal.run/fal-ai/flux/dev'})",
+    )
+    exec(code, {"app": lambda environ, start_response: None, "Client": Client})
+
+
+def test_the_example_behind_flasks_own_authentication_runs(
+    fal: FakeFal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "flask" in text]
+    monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
+    monkeypatch.setenv("FAL_KEY", fal.key)
+    code = code.replace("fal = FalProxy()", "fal = FalProxy()\napp = Flask(__name__)")
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    exec(code, namespace)
+    app = namespace["app"]
+    app.secret_key = "test"  # type: ignore[attr-defined]
+    client = app.test_client()  # type: ignore[attr-defined]
+    call = {
+        "json": {"prompt": "a fox"},
+        "headers": {"x-fal-target-url": "https://fal.run/fal-ai/flux/dev"},
+    }
+    assert client.post("/api/fal/proxy", **call).status_code == 401
+    assert fal.requests == []
+    with client.session_transaction() as session:
+        session["user"] = "someone"
+    answer = client.post("/api/fal/proxy", **call)
+    assert answer.json["prompt"] == "a fox"
+    assert len(fal.requests) == 1

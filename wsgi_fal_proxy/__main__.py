@@ -1,0 +1,135 @@
+"""The proxy on a development server: `python -m wsgi_fal_proxy`, or `wsgi-fal-proxy`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os.path
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
+
+from werkzeug.serving import make_server
+from werkzeug.utils import import_string
+
+from wsgi_fal_proxy.configuration import has_key, options_from_environment
+from wsgi_fal_proxy.errors import FalProxyError
+from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
+from wsgi_fal_proxy.settings import SettingsError
+from wsgi_fal_proxy.site import Site
+from wsgi_fal_proxy.testing import FakeFal
+from wsgi_fal_proxy.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from wsgiref.types import WSGIApplication
+
+_DESCRIPTION: Final = """\
+Run the fal proxy on a development server, on localhost.
+
+With FAL_KEY set it relays to fal, and fal bills you for it. Without a key, or with --fake, it
+relays to a fake fal in this same process: it costs nothing, and answers with made-up pictures.
+
+With MODULE:APP it wraps that WSGI application, which then answers all paths but the proxy's own:
+
+    wsgi-fal-proxy myproject.wsgi:application
+"""
+_EPILOG: Final = """\
+environment:
+  FAL_KEY                    the fal key (or FAL_KEY_ID and FAL_KEY_SECRET)
+  FAL_KEY_FILE               a file that holds it, read again when it changes
+  FAL_PROXY_PREFIX           where the proxy answers (default: /api/fal/proxy)
+  FAL_PROXY_CONNECT_TIMEOUT  seconds to connect to fal, or none (default: 10)
+  FAL_PROXY_READ_TIMEOUT     seconds for fal's answer to begin, and then between two pieces of
+                             it, or none (default: 300)
+  FAL_PROXY_MAX_BODY_BYTES   the largest request body that is relayed (default: 33554432)
+
+This server is for development. To serve others: gunicorn wsgi_fal_proxy.wsgi
+"""
+_DEFAULT_PORT: Final = 8000
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        arguments: What follows the command's name; None for those of this process.
+    """
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with ExitStack() as stack:
+        try:
+            options = options_from_environment()
+            prefix = options.get("prefix", DEFAULT_PREFIX)
+            fake = stack.enter_context(FakeFal()) if given.fake or not has_key() else None
+            if fake is not None:
+                options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
+            application = _application(given.app, options)
+        except (SettingsError, FalProxyError, ImportError) as error:
+            sys.exit(f"wsgi-fal-proxy: {error}")
+        server = make_server(given.host, given.port, application, threaded=True)
+        url = f"http://{_url_host(given.host)}:{server.port}{prefix}"
+        sys.stdout.write(_welcome(url, fake is not None))
+        sys.stdout.flush()
+        server.serve_forever()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wsgi-fal-proxy",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("app", nargs="?", metavar="MODULE:APP", help="a WSGI application to wrap")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s; others can spend your money on 0.0.0.0)",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=_DEFAULT_PORT,
+        help="port to listen on, 0 for any that is free (default: %(default)s)",
+    )
+    parser.add_argument("--fake", action="store_true", help="use the fake fal even with a key")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _application(name: str | None, options: dict[str, Any]) -> WSGIApplication:
+    if name is None:
+        site = Site(**options)
+        site.check_key({})
+        return site
+    # As `python -m` does it, and gunicorn: what is in this directory can be imported.
+    sys.path.insert(0, os.path.abspath(os.curdir))
+    middleware = FalProxyMiddleware(import_string(name), **options)
+    middleware.proxy.check_key({})
+    return middleware
+
+
+def _url_host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _welcome(url: str, is_fake: bool) -> str:
+    whose = "a fake fal: nothing is billed" if is_fake else "fal, with your key: fal bills you"
+    return f"""\
+The fal proxy relays from {url} to {whose}.
+
+Try it:
+
+  curl -s {url} \\
+    -H 'x-fal-target-url: https://fal.run/fal-ai/flux/dev' \\
+    -H 'content-type: application/json' \\
+    -d '{{"prompt": "a red fox in the snow"}}'
+
+In the browser: fal.config({{ proxyUrl: "{url}" }})
+Press CTRL+C to stop.
+"""
+
+
+if __name__ == "__main__":
+    main()

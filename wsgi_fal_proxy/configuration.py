@@ -1,0 +1,93 @@
+"""Options written as text: in the environment, or in an ini file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_fal_proxy.credentials import KeyFile
+from wsgi_fal_proxy.environment import KEY_VARIABLES, OPTION_PREFIX, option_variables, variable
+from wsgi_fal_proxy.middleware import path_prefix
+from wsgi_fal_proxy.settings import Settings, SettingsError, refuse_unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+def options_from_environment() -> dict[str, Any]:
+    """Give the options of `FalProxyMiddleware` that `FAL_PROXY_*` variables set.
+
+    One that is set to nothing counts as unset.
+
+    Raises:
+        SettingsError: A variable is unknown, or its value cannot be used.
+    """
+    given = option_variables()
+    known = {OPTION_PREFIX + name.upper(): name for name in _IN_THE_ENVIRONMENT}
+    refuse_unknown(given, known)
+    return {known[name]: _option(known[name], name, text) for name, text in given.items() if text}
+
+
+def options_from_ini(given: Mapping[str, str]) -> dict[str, Any]:
+    """Give the options of `FalProxyMiddleware` that an ini file's section sets.
+
+    Raises:
+        SettingsError: An option is unknown, or its value cannot be used.
+    """
+    refuse_unknown(given, _PARSERS)
+    options = {name: _option(name, name, text) for name, text in given.items()}
+    if "key_file" in options:
+        if "key" in options:
+            raise SettingsError("key_file", options["key_file"], "either key or key_file, not both")
+        options["key"] = options.pop("key_file")
+    return options
+
+
+def has_key() -> bool:
+    """Whether the environment says anything of a key, right or wrong."""
+    return any(map(variable, KEY_VARIABLES))
+
+
+def _option(option: str, name: str, text: str) -> Any:
+    """Read and check one option; an error calls it by the name that it was given under."""
+    try:
+        value = _PARSERS[option](text.strip())
+        if option == "prefix":
+            path_prefix(value)
+        elif option != "key_file":
+            Settings.build({option: value})
+    except SettingsError as error:
+        raise SettingsError(name, text, error.accepted) from error
+    return value
+
+
+def _seconds(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError as error:
+        accepted = "a number of seconds above 0, or none for no limit"
+        raise SettingsError("", text, accepted) from error
+
+
+def _bytes(text: str) -> int:
+    # int() would also take a sign, "_" and digits of other scripts.
+    if not (text.isascii() and text.isdecimal()):
+        raise SettingsError("", text, "a whole number of bytes, 0 or more")
+    return int(text)
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "prefix": str,
+    "connect_timeout": _seconds,
+    "read_timeout": _seconds,
+    "max_body_bytes": _bytes,
+    "forward_headers": _names,
+    "key": str,
+    "key_file": KeyFile,
+}
+_IN_THE_ENVIRONMENT: Final = ("prefix", "connect_timeout", "read_timeout", "max_body_bytes")

@@ -1,0 +1,43 @@
+"""For PasteDeploy's ini files, as Pyramid uses them.
+
+As a filter in front of an application, or as an application by itself:
+
+    [filter:fal]                        [app:fal]
+    use = egg:wsgi-fal-proxy            use = egg:wsgi-fal-proxy
+    prefix = /api/fal/proxy             read_timeout = 120
+
+The options are those of `FalProxy` (and `prefix` for the filter), as text: seconds and bytes as
+numbers, `none` for no limit, lists with commas. `key_file` names a file that holds the key.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wsgi_fal_proxy.configuration import options_from_ini
+from wsgi_fal_proxy.middleware import FalProxyMiddleware
+from wsgi_fal_proxy.relay import FalProxy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from wsgiref.types import WSGIApplication
+
+
+def filter_app_factory(
+    app: WSGIApplication, global_conf: Mapping[str, Any], **local_conf: str
+) -> FalProxyMiddleware:
+    """Wrap an application (the entry point `paste.filter_app_factory`).
+
+    Raises:
+        SettingsError: An option is unknown, or its value cannot be used.
+    """
+    return FalProxyMiddleware(app, **options_from_ini(local_conf))
+
+
+def app_factory(global_conf: Mapping[str, Any], **local_conf: str) -> FalProxy:
+    """Make the relay alone (the entry point `paste.app_factory`).
+
+    Raises:
+        SettingsError: An option is unknown, or its value cannot be used.
+    """
+    return FalProxy(**options_from_ini(local_conf))

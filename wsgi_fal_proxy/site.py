@@ -1,0 +1,49 @@
+"""The stand-alone proxy: the relay under its prefix, `/healthz`, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Unpack
+
+from wsgi_fal_proxy.answers import json_answer, own_answer
+from wsgi_fal_proxy.errors import FalProxyError, NotFound
+from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from wsgi_fal_proxy.settings import Options
+
+HEALTH_PATH: Final = "/healthz"
+
+
+class Site:
+    """A WSGI application to be served by itself.
+
+    `/healthz` answers 200 when a request would find a usable key, and 500 with the reason when it
+    would not. It says nothing of whether fal is well.
+
+    Args:
+        prefix: As for `FalProxyMiddleware`.
+        **options: Those of `FalProxy`.
+    """
+
+    def __init__(self, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[Options]) -> None:
+        self._middleware = FalProxyMiddleware(self._beside, prefix=prefix, **options)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request (PEP 3333)."""
+        return self._middleware(environ, start_response)
+
+    def check_key(self, environ: WSGIEnvironment) -> None:
+        """See `FalProxy.check_key`."""
+        self._middleware.proxy.check_key(environ)
+
+    def _beside(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            if environ.get("PATH_INFO") != HEALTH_PATH:
+                raise NotFound
+            self.check_key(environ)
+        except FalProxyError as error:
+            return own_answer(error, environ, start_response)
+        return json_answer("200 OK", {"status": "ok"}, [], environ, start_response)
