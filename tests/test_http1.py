@@ -357,12 +357,22 @@ def test_as_many_fields_as_the_bound_are_read() -> None:
     assert len(head.headers) == MAX_FIELDS
 
 
-def test_head_as_long_as_the_bound_is_read() -> None:
-    reader = HeadReader()
+end_is_counted = pytest.mark.xfail(
+    reason="what has come of its end is counted in", strict=True, raises=MalformedResponse
+)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        pytest.param([b"\r\n\r\n"], id="end-whole"),
+        pytest.param(byte_by_byte(b"\r\n\r\n"), id="end-byte-by-byte", marks=end_is_counted),
+    ],
+)
+def test_head_as_long_as_the_bound_is_read(ends: list[bytes]) -> None:
     start = b"HTTP/1.1 200 OK\r\nA: "
-    reader.feed(start + b"a" * (MAX_HEAD_BYTES - len(start)))
-    head = reader.feed(b"\r\n\r\n")
-    assert head is not None
+    head = final_head([start + b"a" * (MAX_HEAD_BYTES - len(start)), *ends])
+    assert head.status == 200
 
 
 @pytest.mark.parametrize(
