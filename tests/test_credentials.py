@@ -196,6 +196,22 @@ def test_key_of_an_earlier_request_does_not_stand_in_for_one_that_is_malformed()
         credentials.authorization({"key": "a b"})
 
 
+def failing_source(_: object) -> str:
+    raise LookupError("private")
+
+
+def test_callable_that_raises_means_that_the_key_is_missing() -> None:
+    with pytest.raises(KeyMissing, match="raised LookupError") as caught:
+        Credentials(failing_source).authorization({})
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+def test_what_a_callable_raises_does_not_show_in_a_traceback() -> None:
+    trace = traceback_of_a_failure(Credentials(failing_source))
+    assert "KeyMissing" in trace
+    assert "private" not in trace
+
+
 def test_callable_that_gives_bytes_does_not_give_a_key() -> None:
     source: Callable[..., object] = lambda _: b"private"  # noqa: E731 - its type is the mistake
     with pytest.raises((TypeError, FalProxyError)):
