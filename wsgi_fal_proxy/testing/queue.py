@@ -60,8 +60,10 @@ class QueuedRequest:
         return self.cancelled or self._step() == _LAST
 
     def _step(self) -> int:
-        by_time = int((monotonic() - self._submitted) / self.step_seconds)
-        return min(max(self._looks, by_time), _LAST)
+        elapsed = monotonic() - self._submitted
+        if elapsed >= _LAST * self.step_seconds:
+            return _LAST
+        return min(max(self._looks, int(elapsed / self.step_seconds)), _LAST)
 
     def links(self) -> dict[str, str]:
         """Give what every answer about a request begins with."""
