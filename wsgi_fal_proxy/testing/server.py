@@ -91,14 +91,18 @@ class FakeFal:
         port: int = 0,
     ) -> None:
         self.key = key
+        # First, since it may fail, and nothing is open yet.
+        certified = _certified() if tls else None
         self._app = FakeFalApp(key, step_seconds, lambda: self.url)
         self._plain = _server(self._app, port)
         self._secure: BaseWSGIServer | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._threads: list[threading.Thread] = []
-        if tls:
+        if certified is not None:
+            context, ca_pem = certified
             self._directory = tempfile.TemporaryDirectory(prefix="fake-fal-")
-            self._secure = _server(self._app, 0, _certificate(self._directory.name))
+            _ca_file(self._directory.name).write_bytes(ca_pem)
+            self._secure = _server(self._app, 0, context)
 
     @property
     def url(self) -> str:
@@ -155,7 +159,8 @@ class FakeFal:
         """Stop serving; streams run to their end."""
         self._app.stop()
         for server in filter(None, (self._plain, self._secure)):
-            server.shutdown()
+            if self._threads:  # else it would wait for ever for the end of what never began
+                server.shutdown()
             server.server_close()
         for thread in self._threads:
             thread.join()
@@ -194,14 +199,14 @@ def _ca_file(directory: str) -> Path:
     return Path(directory, "ca.pem")
 
 
-def _certificate(directory: str) -> ssl.SSLContext:
+def _certified() -> tuple[ssl.SSLContext, bytes]:
+    """Give what a server for fal's hosts runs under, and the authority to be trusted for it."""
     try:
         import trustme  # noqa: PLC0415 - only the extra has it
     except ImportError as error:
         message = "FakeFal(tls=True) needs trustme: pip install 'wsgi-fal-proxy[testing]'"
         raise ImportError(message) from error
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(_ca_file(directory)))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*_CERTIFIED).configure_cert(context)
-    return context
+    return context, authority.cert_pem.bytes()
