@@ -17,6 +17,7 @@ from wsgi_fal_proxy.testing.app import FakeFalApp, RecordedRequest
 if TYPE_CHECKING:
     import os
     from types import TracebackType
+    from wsgiref.types import WSGIEnvironment
 
     from urllib3.connectionpool import HTTPConnectionPool
 
@@ -180,6 +181,10 @@ class FakeFal:
 
 
 class _QuietHandler(WSGIRequestHandler):
+    def make_environ(self) -> WSGIEnvironment:
+        """Undo what http.server does to a path that begins with more than one slash."""
+        return super().make_environ() | {"REQUEST_URI": self.requestline.split()[1]}
+
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's name
         """Say nothing: what came is in `FakeFal.requests`."""
 
