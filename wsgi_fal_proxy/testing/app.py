@@ -68,6 +68,15 @@ _OPEN_ROUTES: Final = (
 )
 
 
+def _routes(rules: Iterable[Rule], *, host_matching: bool) -> Map:
+    return Map(
+        [rule.empty() for rule in rules],
+        host_matching=host_matching,
+        strict_slashes=False,
+        merge_slashes=False,
+    )
+
+
 @dataclass(slots=True)
 class RecordedRequest:
     """A request that reached the fake fal.
@@ -165,10 +174,8 @@ class FakeFalApp:
         self._queue: dict[str, QueuedRequest] = {}
         self._files: dict[str, _StoredFile] = {}
         self._scripted: deque[Response] = deque()
-        self._fal_routes = Map([rule.empty() for rule in _FAL_ROUTES], host_matching=True)
-        self._open_routes = Map([rule.empty() for rule in _OPEN_ROUTES])
-        for routes in (self._fal_routes, self._open_routes):
-            routes.strict_slashes = routes.merge_slashes = False
+        self._fal_routes = _routes(_FAL_ROUTES, host_matching=True)
+        self._open_routes = _routes(_OPEN_ROUTES, host_matching=False)
 
     def advance(self) -> None:
         """Let one stream take one more step."""
@@ -306,10 +313,10 @@ class FakeFalApp:
 
     def _new_file(self, data: dict[str, Any]) -> tuple[str, str]:
         file_id = uuid4().hex
-        name = str(data.get("file_name") or "file.bin").rpartition("/")[2]
+        name = str(data.get("file_name") or "").rpartition("/")[2] or "file.bin"
         content_type = str(data.get("content_type") or "application/octet-stream")
         self._files[file_id] = _StoredFile(content_type)
-        return file_id, f"{self._public_url()}/files/{file_id}/{quote(name)}"
+        return file_id, f"{self._public_url()}/files/{file_id}/{quote(name, errors='replace')}"
 
     def _store(self, name: str, content_type: str, content: bytes) -> str:
         file_id, url = self._new_file({"file_name": name, "content_type": content_type})
@@ -322,14 +329,14 @@ class FakeFalApp:
 
     def _upload_part(self, request: Request, file_id: str, number: int) -> Response:
         self._stored(file_id).parts[number] = request.get_data()
-        return _json({"partNumber": number, "etag": f"etag-{number}"})
+        return _json(_part(number))
 
     def _complete_upload(self, request: Request, file_id: str) -> Response:
         stored = self._stored(file_id)
-        named = [(part["partNumber"], part["etag"]) for part in _input(request)["parts"]]
-        if named != [(number, f"etag-{number}") for number in sorted(stored.parts)]:
+        numbers = sorted(stored.parts)
+        if _input(request).get("parts") != [_part(number) for number in numbers]:
             return _json({"detail": "The parts do not match"}, HTTPStatus.BAD_REQUEST)
-        stored.content = b"".join(stored.parts.pop(number) for number, _ in named)
+        stored.content = b"".join(stored.parts.pop(number) for number in numbers)
         return Response()
 
     def _file(self, request: Request, file_id: str, name: str) -> Response:
@@ -347,6 +354,11 @@ class FakeFalApp:
         return Response(status=HTTPStatus.NO_CONTENT)
 
 
+def _part(number: int) -> dict[str, Any]:
+    """Give what names an uploaded part, in the answer to it and when the upload is completed."""
+    return {"partNumber": number, "etag": f"etag-{number}"}
+
+
 def _app(endpoint: str) -> str:
     """Give the part of an endpoint by which its queued requests are looked up."""
     parts = endpoint.split("/")
@@ -356,10 +368,10 @@ def _app(endpoint: str) -> str:
 def _input(request: Request) -> dict[str, Any]:
     """Give a request's input: its JSON object, or its query where it has no content."""
     if request.method == "GET":
-        return {name: int(v) if v.isdecimal() else v for name, v in request.args.items()}
+        return request.args.to_dict()
     try:
         data = json.loads(request.get_data() or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         message = f"JSON decode error: {error}"
         raise models.InvalidInput("", message, "json_invalid", None) from error
     return models.json_object(data)

@@ -23,6 +23,7 @@ _SIZES: Final = {
 _DEFAULT_SIZE: Final = "square"
 _MAX_PIXELS_PER_SIDE: Final = 2_048
 _MAX_IMAGES: Final = 4
+_MAX_DIGITS: Final = 19  # as many as the largest number that is accepted has
 
 
 class InvalidInput(Exception):
@@ -114,6 +115,9 @@ def _whole(fields: dict[str, Any], name: str, default: int, least: int, most: in
     value = fields.get(name)
     if value is None:
         return default
+    # As fal's own servers take it, and as a query can only write it.
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _MAX_DIGITS:
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidInput(name, "Input should be a valid integer", "int_type", value)
     if not least <= value <= most:
