@@ -6,11 +6,12 @@ import argparse
 import logging
 import os.path
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from werkzeug.serving import make_server
-from werkzeug.utils import import_string
+from werkzeug.utils import ImportStringError, import_string
 
 from wsgi_fal_proxy.configuration import has_key, options_from_environment
 from wsgi_fal_proxy.errors import FalProxyError
@@ -47,6 +48,7 @@ environment:
 This server is for development. To serve others: gunicorn wsgi_fal_proxy.wsgi
 """
 _DEFAULT_PORT: Final = 8000
+_PORTS: Final = range(65_536)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if fake is not None:
                 options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
             application = _application(given.app, options)
-        except (SettingsError, FalProxyError, ImportError) as error:
+        except (SettingsError, FalProxyError) as error:
             sys.exit(f"wsgi-fal-proxy: {error}")
         server = make_server(given.host, given.port, application, threaded=True)
-        url = f"http://{_url_host(given.host)}:{server.port}{prefix}"
+        url = f"http://{_url_host(given.host)}:{server.port}{quote(prefix)}"
         sys.stdout.write(_welcome(url, fake is not None))
         sys.stdout.flush()
         server.serve_forever()
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--port",
-        type=int,
+        type=_port,
         default=_DEFAULT_PORT,
         help="port to listen on, 0 for any that is free (default: %(default)s)",
     )
@@ -103,11 +105,27 @@ def _application(name: str | None, options: dict[str, Any]) -> WSGIApplication:
         site = Site(**options)
         site.check_key({})
         return site
-    # As `python -m` does it, and gunicorn: what is in this directory can be imported.
-    sys.path.insert(0, os.path.abspath(os.curdir))
-    middleware = FalProxyMiddleware(import_string(name), **options)
+    middleware = FalProxyMiddleware(_imported(name), **options)
     middleware.proxy.check_key({})
     return middleware
+
+
+def _imported(name: str) -> Any:
+    # As `python -m` does it, and gunicorn: what is in this directory can be imported.
+    sys.path.insert(0, os.path.abspath(os.curdir))
+    try:
+        return import_string(name)
+    except ImportStringError as error:
+        # Its own message is a page of guesses.
+        raise SettingsError("app", name, str(error.exception)) from error
+
+
+def _port(text: str) -> int:
+    with suppress(ValueError):
+        if (port := int(text)) in _PORTS:
+            return port
+    message = f"{text!r} is not a port, from {_PORTS[0]} to {_PORTS[-1]}"
+    raise argparse.ArgumentTypeError(message)
 
 
 def _url_host(host: str) -> str:
