@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_fal_proxy.credentials import KeyFile
@@ -11,6 +12,8 @@ from wsgi_fal_proxy.settings import Settings, SettingsError, refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+_DIGITS: Final = re.compile(r"[0-9]{1,18}")  # below 10^18, as a Content-Length that is accepted
 
 
 def options_from_environment() -> dict[str, Any]:
@@ -71,10 +74,16 @@ def _seconds(text: str) -> float | None:
 
 
 def _bytes(text: str) -> int:
-    # int() would also take a sign, "_" and digits of other scripts.
-    if not (text.isascii() and text.isdecimal()):
+    # int() would also take a sign, "_" and digits of other scripts, and fails at thousands of them.
+    if not _DIGITS.fullmatch(text):
         raise SettingsError("", text, "a whole number of bytes, 0 or more")
     return int(text)
+
+
+def _key_file(text: str) -> KeyFile:
+    if not text:
+        raise SettingsError("", text, "the path of a file that holds the key")
+    return KeyFile(text)
 
 
 def _names(text: str) -> list[str]:
@@ -88,6 +97,6 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "max_body_bytes": _bytes,
     "forward_headers": _names,
     "key": str,
-    "key_file": KeyFile,
+    "key_file": _key_file,
 }
 _IN_THE_ENVIRONMENT: Final = ("prefix", "connect_timeout", "read_timeout", "max_body_bytes")

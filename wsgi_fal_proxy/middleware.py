@@ -59,6 +59,8 @@ def path_prefix(prefix: object) -> str:
         and prefix.startswith("/")
         and not prefix.endswith("/")
         and not {"?", "#"} & set(prefix)
+        # No lone surrogates: it would have no bytes.
+        and not any("\ud800" <= character <= "\udfff" for character in prefix)
     )
     if not usable:
         accepted = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
