@@ -61,33 +61,52 @@ def serve_gunicorn(
         worker_class: Its kind of worker.
         environment: Variables besides the tests' own.
     """
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        command = [
-            *(sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}"),
-            *("--worker-class", worker_class, "--no-control-socket", *options, app),
-        ]
-        with running(command, environment, pass_fds=(listener.fileno(),)) as (process, log):
-            yield Served(port, process, log)
+    with contextlib.ExitStack() as stack:
+        # Only gunicorn keeps it open, so that without gunicorn a connection is refused.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            command = [
+                *(sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}"),
+                *("--worker-class", worker_class, *options, app),
+            ]
+            process, log = stack.enter_context(
+                running(command, environment, pass_fds=(listener.fileno(),))
+            )
+        yield Served(port, process, log)
 
 
 @contextlib.contextmanager
 def running(
     command: list[str],
     environment: Mapping[str, str] | None = None,
+    *,
+    directory: Path = ROOT,
+    stdout: int | None = None,
     pass_fds: tuple[int, ...] = (),
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Run a command in a process group of its own, which is ended with the block."""
-    with tempfile.TemporaryDirectory() as directory:
-        log = Path(directory, "log")
+    """Run a command in a process group of its own, which is ended with the block.
+
+    Args:
+        command: The program and its arguments. It finds the project's modules wherever it runs.
+        environment: Variables besides the tests' own.
+        directory: Where it runs.
+        stdout: `subprocess.PIPE` to read what it writes; None to have that in the log.
+        pass_fds: File descriptors that it keeps.
+
+    Returns:
+        The process, and the file that has what it wrote.
+    """
+    with tempfile.TemporaryDirectory() as own:
+        log = Path(own, "log")
+        inherited = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": own}
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
-                cwd=ROOT,
-                env={**os.environ, **(environment or {})},
+                cwd=directory,
+                env={**inherited, **(environment or {})},
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdout=output if stdout is None else stdout,
+                stderr=output,
                 pass_fds=pass_fds,
                 start_new_session=True,
             )
@@ -119,10 +138,11 @@ def wait_for_port(port: int) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process group to end, then make it."""
+    """Ask the process group to end, then make it: what its leader leaves behind, too."""
     for request in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, request)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(WAIT_SECONDS)
-            return
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,317 @@
+"""Options written as text: in the environment, and in ini files."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile, SettingsError
+from wsgi_fal_proxy.configuration import has_key, options_from_environment, options_from_ini
+
+_SECONDS: Final = "a number of seconds above 0, or none for no limit"
+_ABOVE_0: Final = "a number of seconds above 0, or None for no limit"
+_BYTES: Final = "a whole number of bytes, 0 or more"
+_PATH: Final = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
+_KEY: Final = "the key as text, a callable that returns it, or None for the environment"
+_NEVER: Final = "this header is never forwarded, or is the proxy's own to set"
+
+
+# The environment
+
+
+def test_an_environment_that_says_nothing_sets_nothing() -> None:
+    assert options_from_environment() == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "option", "value"),
+    [
+        pytest.param("FAL_PROXY_PREFIX", "/fal", "prefix", "/fal", id="prefix"),
+        pytest.param("FAL_PROXY_PREFIX", " /fal\n", "prefix", "/fal", id="white-space-around"),
+        pytest.param("FAL_PROXY_PREFIX", "/ü", "prefix", "/ü", id="non-ascii-prefix"),
+        pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "2.5", "connect_timeout", 2.5, id="connect"),
+        pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "none", "connect_timeout", None, id="no-connect"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", "120", "read_timeout", 120.0, id="read"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", "None", "read_timeout", None, id="no-read"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "1024", "max_body_bytes", 1024, id="bytes"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "0", "max_body_bytes", 0, id="no-bytes"),
+    ],
+)
+def test_a_variable_sets_its_option(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, option: str, value: object
+) -> None:
+    monkeypatch.setenv(variable, text)
+
+    options = options_from_environment()
+
+    assert options == {option: value}
+    assert isinstance(FalProxyMiddleware(FalProxy(), **options), FalProxyMiddleware)
+
+
+def test_variables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAL_PROXY_PREFIX", "/fal")
+    monkeypatch.setenv("FAL_PROXY_READ_TIMEOUT", "5")
+
+    assert options_from_environment() == {"prefix": "/fal", "read_timeout": 5.0}
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "FAL_PROXY_PREFIX",
+        "FAL_PROXY_CONNECT_TIMEOUT",
+        "FAL_PROXY_READ_TIMEOUT",
+        "FAL_PROXY_MAX_BODY_BYTES",
+    ],
+)
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "")
+
+    assert options_from_environment() == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "accepted"),
+    [
+        pytest.param("FAL_PROXY_PREFIX", "fal", _PATH, id="prefix-without-slash"),
+        pytest.param("FAL_PROXY_PREFIX", " ", _PATH, id="prefix-of-white-space"),
+        pytest.param("FAL_PROXY_PREFIX", "/fal/", _PATH, id="prefix-that-ends-in-a-slash"),
+        pytest.param("FAL_PROXY_PREFIX", "/", _PATH, id="prefix-of-a-slash"),
+        pytest.param("FAL_PROXY_PREFIX", "/a?b", _PATH, id="prefix-with-a-query"),
+        pytest.param("FAL_PROXY_PREFIX", "/\udcff", _PATH, id="prefix-that-is-not-utf-8"),
+        pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "10s", _SECONDS, id="unit"),
+        pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "0", _ABOVE_0, id="zero"),
+        pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "-1", _ABOVE_0, id="negative"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", "inf", _ABOVE_0, id="infinite"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", "nan", _ABOVE_0, id="not-a-number"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", "true", _SECONDS, id="bool"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", " ", _SECONDS, id="white-space"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "1.5", _BYTES, id="part-of-a-byte"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "-1", _BYTES, id="negative-bytes"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "+1", _BYTES, id="signed-bytes"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "1_000", _BYTES, id="underscore"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "32MB", _BYTES, id="unit-of-bytes"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "٣٢", _BYTES, id="other-digits"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "none", _BYTES, id="no-limit-on-bytes"),
+        pytest.param("FAL_PROXY_MAX_BODY_BYTES", "9" * 5_000, _BYTES, id="thousands-of-digits"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, accepted: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+
+    with pytest.raises(SettingsError) as caught:
+        options_from_environment()
+
+    assert str(caught.value) == f"{variable}={text!r} cannot be used: {accepted}"
+    assert "\n" not in str(caught.value)
+    assert (caught.value.name, caught.value.accepted) == (variable, accepted)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        pytest.param("FAL_PROXY_PREFX", "FAL_PROXY_PREFIX", id="prefix"),
+        pytest.param("FAL_PROXY_CONNECT_TIME", "FAL_PROXY_CONNECT_TIMEOUT", id="connect"),
+        pytest.param("FAL_PROXY_READ_TIMEOUTS", "FAL_PROXY_READ_TIMEOUT", id="read"),
+        pytest.param("FAL_PROXY_MAX_BODY_SIZE", "FAL_PROXY_MAX_BODY_BYTES", id="bytes"),
+    ],
+)
+@pytest.mark.parametrize("text", [pytest.param("x", id="set"), pytest.param("", id="empty")])
+def test_a_misspelled_variable_is_refused_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, variable: str, meant: str, text: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+
+    with pytest.raises(SettingsError) as caught:
+        options_from_environment()
+
+    assert str(caught.value) == (
+        f"{variable}={text!r} cannot be used: there is no such option; did you mean {meant}?"
+    )
+
+
+def test_a_variable_like_no_other_is_refused_with_all_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAL_PROXY_SOMETHING_ELSE_ALTOGETHER", "x")
+
+    with pytest.raises(SettingsError) as caught:
+        options_from_environment()
+
+    assert str(caught.value) == (
+        "FAL_PROXY_SOMETHING_ELSE_ALTOGETHER='x' cannot be used: there is no such option; there is"
+        " FAL_PROXY_CONNECT_TIMEOUT, FAL_PROXY_MAX_BODY_BYTES, FAL_PROXY_PREFIX,"
+        " FAL_PROXY_READ_TIMEOUT"
+    )
+
+
+@pytest.mark.parametrize("variable", ["FAL_PROXY_KEY", "FAL_PROXY_API_KEY", "FAL_PROXY_key"])
+def test_a_secret_in_a_variable_that_is_not_ours_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "s3cret")
+
+    with pytest.raises(SettingsError) as caught:
+        options_from_environment()
+
+    assert str(caught.value).startswith(f"{variable}=<redacted> cannot be used: there is no such")
+    assert "s3cret" not in f"{caught.value!r} {vars(caught.value)}"
+
+
+@pytest.mark.parametrize("option", ["forward_headers", "key", "key_file", "pool_manager"])
+def test_an_option_that_is_not_for_the_environment_is_refused(
+    monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    monkeypatch.setenv(f"FAL_PROXY_{option.upper()}", "x")
+
+    with pytest.raises(SettingsError, match="there is no such option"):
+        options_from_environment()
+
+
+@pytest.mark.parametrize(
+    "variable", ["FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET", "FAL_OTHER", "PREFIX"]
+)
+def test_variables_of_other_names_are_not_options(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "x")
+
+    assert options_from_environment() == {}
+
+
+# Whether there is a key
+
+
+@pytest.mark.parametrize("variable", ["FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET"])
+def test_a_word_of_a_key_counts(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "x")
+
+    assert has_key()
+
+
+def test_no_word_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAL_KEY", "")
+    monkeypatch.setenv("FAL_PROXY_PREFIX", "/fal")
+
+    assert not has_key()
+
+
+# Ini files
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        pytest.param("prefix", "/fal", "/fal", id="prefix"),
+        pytest.param("connect_timeout", "2.5", 2.5, id="connect"),
+        pytest.param("read_timeout", "NONE", None, id="no-read"),
+        pytest.param("max_body_bytes", "1024", 1024, id="bytes"),
+        pytest.param("forward_headers", "x-one, X-Two", ["x-one", "X-Two"], id="headers"),
+        pytest.param("forward_headers", "\nx-one,\nx-two,\n", ["x-one", "x-two"], id="lines"),
+        pytest.param("forward_headers", "", [], id="no-headers"),
+        pytest.param("key", " id:secret ", "id:secret", id="key"),
+    ],
+)
+def test_an_ini_option_is_read(option: str, text: str, value: object) -> None:
+    assert options_from_ini({option: text}) == {option: value}
+
+
+def test_a_key_file_is_a_key() -> None:
+    options = options_from_ini({"key_file": " /run/secrets/fal "})
+
+    assert set(options) == {"key"}
+    assert isinstance(options["key"], KeyFile)
+    assert options["key"].path == "/run/secrets/fal"
+
+
+def test_a_key_and_a_key_file_exclude_each_other() -> None:
+    with pytest.raises(SettingsError) as caught:
+        options_from_ini({"key": "id:s3cret", "key_file": "/run/secrets/fal"})
+
+    assert str(caught.value) == (
+        "key_file=<redacted> cannot be used: either key or key_file, not both"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        pytest.param("prefix", "", f"prefix='' cannot be used: {_PATH}", id="prefix"),
+        pytest.param(
+            "connect_timeout",
+            "soon",
+            f"connect_timeout='soon' cannot be used: {_SECONDS}",
+            id="connect",
+        ),
+        pytest.param("read_timeout", "", f"read_timeout='' cannot be used: {_SECONDS}", id="read"),
+        pytest.param(
+            "max_body_bytes", "", f"max_body_bytes='' cannot be used: {_BYTES}", id="bytes"
+        ),
+        pytest.param(
+            "forward_headers",
+            "x-one,cookie",
+            f"forward_headers='x-one,cookie' cannot be used: {_NEVER}",
+            id="headers",
+        ),
+        pytest.param("key", " ", f"key=<redacted> cannot be used: {_KEY}", id="key"),
+        pytest.param(
+            "key_file",
+            " ",
+            "key_file=<redacted> cannot be used: the path of a file that holds the key",
+            id="key-file",
+        ),
+        pytest.param(
+            "preffix",
+            "/fal",
+            "preffix='/fal' cannot be used: there is no such option; did you mean prefix?",
+            id="misspelled",
+        ),
+        pytest.param(
+            "pool_manager",
+            "x",
+            "pool_manager='x' cannot be used: there is no such option; there is connect_timeout,"
+            " forward_headers, key, key_file, max_body_bytes, prefix, read_timeout",
+            id="not-as-text",
+        ),
+    ],
+)
+def test_an_ini_option_that_cannot_be_used_is_refused(option: str, text: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        options_from_ini({option: text})
+
+    assert str(caught.value) == message
+
+
+_OPTIONS: Final = (
+    "prefix",
+    "connect_timeout",
+    "read_timeout",
+    "max_body_bytes",
+    "forward_headers",
+    "key",
+    "key_file",
+)
+
+
+@given(
+    st.sampled_from(_OPTIONS),
+    st.text(st.characters()) | st.from_regex(r"[-+0-9_.e]{1,6}|/.*|inf|nan"),
+)
+def test_any_text_is_usable_or_refused_by_name(option: str, text: str) -> None:
+    given_options: dict[str, Any] = {}
+    refusal: SettingsError | None = None
+    try:
+        given_options = options_from_ini({option: text})
+    except SettingsError as error:
+        refusal = error
+
+    if refusal is None:
+        assert isinstance(FalProxyMiddleware(FalProxy(), **given_options), FalProxyMiddleware)
+    else:
+        assert refusal.name == option
+        assert len(str(refusal).splitlines()) == 1
