@@ -188,3 +188,12 @@ def test_gzip_of_two_members_is_undone() -> None:
     # RFC 1952 section 2.2: a file is a series of members.
     data = gzip.compress(b"one") + gzip.compress(b"two")
     assert b"".join(decoded([data], "gzip")) == b"onetwo"
+
+
+def test_no_content_at_all_is_none_that_was_coded() -> None:
+    assert list(decoded([], "gzip")) == []
+
+
+def test_what_is_not_a_coding_after_the_coding_is_corrupt() -> None:
+    with pytest.raises(Truncated):
+        list(decoded([zlib.compress(b"a") + b"\r\n"], "deflate"))

@@ -384,7 +384,12 @@ def test_file_that_is_too_large_for_a_key_is_refused(key_file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("nowhere", id="not-there"), pytest.param(".", id="directory")]
+    "name",
+    [
+        pytest.param("nowhere", id="not-there"),
+        pytest.param(".", id="directory"),
+        pytest.param("a\0b", id="no-path"),
+    ],
 )
 def test_file_that_cannot_be_read_means_that_the_key_is_missing(tmp_path: Path, name: str) -> None:
     with pytest.raises(KeyMissing) as caught:

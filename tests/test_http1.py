@@ -357,16 +357,11 @@ def test_as_many_fields_as_the_bound_are_read() -> None:
     assert len(head.headers) == MAX_FIELDS
 
 
-end_is_counted = pytest.mark.xfail(
-    reason="what has come of its end is counted in", strict=True, raises=MalformedResponse
-)
-
-
 @pytest.mark.parametrize(
     "ends",
     [
         pytest.param([b"\r\n\r\n"], id="end-whole"),
-        pytest.param(byte_by_byte(b"\r\n\r\n"), id="end-byte-by-byte", marks=end_is_counted),
+        pytest.param(byte_by_byte(b"\r\n\r\n"), id="end-byte-by-byte"),
     ],
 )
 def test_head_as_long_as_the_bound_is_read(ends: list[bytes]) -> None:
@@ -830,3 +825,10 @@ def test_any_content_framed_in_chunks_reads_back_however_it_comes(
     stream = b"".join(map(chunk, contents)) + LAST_CHUNK
     pieces = data.draw(in_pieces(st.just(stream)))
     assert chunks_outcome(pieces) == (b"".join(contents), True, False)
+
+
+def test_excess_stays_noted_when_nothing_more_comes() -> None:
+    framing = ChunkedFraming()
+    framing.feed(b"0\r\n\r\nexcess")
+    framing.feed(b"")
+    assert framing.excess

@@ -249,6 +249,13 @@ def test_a_header_that_no_header_may_be_is_400(
     assert fal.requests == []
 
 
+def test_a_header_name_that_no_header_may_have_is_400(proxy: FalProxy, fal: FakeFal) -> None:
+    environ = {"HTTP_X_FAL_A B\r\nX-INJECTED": "1"}
+    _, headers, _ = answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN, **environ)
+    assert headers["x-fal-proxy-error"] == "header_invalid"
+    assert fal.requests == []
+
+
 @pytest.mark.parametrize(
     ("key", "position"),
     [("Key abc", 4), ("abc\tdef", 4), ("\u00e9bc", 1), ("ab\x00", 3), ("ab\u2003c", 3)],

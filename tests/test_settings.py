@@ -59,7 +59,7 @@ def test_usable_value_is_held(name: str, value: object) -> None:
     assert getattr(Settings.build({name: value}), name) is value
 
 
-SECONDS = "a number of seconds above 0, or None for no limit"
+SECONDS = "a number of seconds above 0, up to 1000000, or None for no limit"
 BYTES = "a whole number of bytes, 0 or more"
 NAMES = "a list of header names"
 NAME = "each must be a header name, such as x-request-id"
@@ -75,6 +75,8 @@ NEVER = "this header is never forwarded, or is the proxy's own to set"
         pytest.param(math.inf, id="infinite"),
         pytest.param(-math.inf, id="minus-infinite"),
         pytest.param(math.nan, id="not-a-number"),
+        pytest.param(1_000_001, id="more-than-a-socket-waits"),
+        pytest.param(10**400, id="more-than-a-float-holds"),
         pytest.param(True, id="true"),
         pytest.param(False, id="false"),
         pytest.param("10", id="text"),

@@ -110,7 +110,7 @@ def test_any_target_is_412_or_one_request_to_exactly_the_host_that_was_checked(
         assert authority.removesuffix(":443") == host
         assert f".{host}".endswith((".fal.run", ".fal.ai"))
     else:
-        assert status[:3] == ("412" if text.strip() else "400")
+        assert status[:3] == ("412" if text.strip(" \t") else "400")
         assert upstream.heads == []
         assert upstream.manager.hosts == []
     assert network.lookups == []

@@ -72,6 +72,7 @@ class RequestBody:
             ContentLengthInvalid: The length is not a number, or cannot be told.
             UnsupportedMediaType: There is a body, and it is not JSON by its content type.
             BodyTooLarge: It is declared larger than `max_bytes`.
+            BodyIncomplete: Its length is not declared, and it could not be read.
         """
         if self.length == _UNUSABLE:
             raise ContentLengthInvalid
@@ -86,11 +87,7 @@ class RequestBody:
         if not _JSON.fullmatch(self._content_type):
             raise UnsupportedMediaType
         if self.length is not None and self.length > self._max_bytes:
-            detail = (
-                f"The request body of {self.length} bytes is larger than"
-                f" the {self._max_bytes} bytes that this proxy accepts."
-            )
-            raise BodyTooLarge(detail)
+            raise self._too_large()
 
     def read_ahead(self) -> bytes:
         """Read the first piece, which is the whole of any small body.
@@ -117,8 +114,12 @@ class RequestBody:
             return
         while piece := self._read_up_to(PIECE_BYTES):
             if not self._unread:
-                raise BodyTooLarge
+                raise self._too_large()
             yield piece
+
+    def _too_large(self) -> BodyTooLarge:
+        detail = f"The request body is larger than the {self._max_bytes} bytes that are accepted."
+        return BodyTooLarge(detail)
 
     def discard(self) -> None:
         """Read what is left, so that the connection is in step for the next request on it.

@@ -48,9 +48,11 @@ def decoded(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
         Truncated: The content is corrupt, or ends before its coding does.
     """
     decoder = zlib.decompressobj(_WINDOW_BITS[coding])
+    begun = False
     for piece in pieces:
         waiting = piece
         while waiting:
+            begun = True
             if decoder.eof:
                 # RFC 1952 section 2.2: a gzip file is a series of members. Zeros after one are
                 # padding, as for every gzip reader.
@@ -66,5 +68,6 @@ def decoded(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
             waiting = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
             if content:
                 yield content
-    if not decoder.eof:
+    # No content at all is as good as none that was coded.
+    if begun and not decoder.eof:
         raise Truncated

@@ -128,7 +128,7 @@ class KeyFile:
             if seen != known:
                 key = self._read()
                 self._last = (seen, key)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             detail = "The file that should hold the fal key cannot be read on the server."
             raise KeyMissing(detail) from error
         return key

@@ -104,7 +104,7 @@ def request_headers(
         forwarded: Environ keys of the option `forward_headers`.
 
     Raises:
-        HeaderInvalid: A value holds what no header may, or what is not latin-1.
+        HeaderInvalid: A name or a value holds what no header may, or what is not latin-1.
     """
     connection = environ.get("HTTP_CONNECTION")
     dropped = nominated((connection.lower(),)) if connection else frozenset()
@@ -116,7 +116,7 @@ def request_headers(
         ("X-Fal-Client-Proxy", CLIENT_PROXY),
     ]
     for name, value in _from_client(environ, forwarded):
-        if not _FIELD_VALUE.fullmatch(value):
+        if not (TOKEN.fullmatch(name) and _FIELD_VALUE.fullmatch(value)):
             detail = f"The request header {name} holds a character that no header may hold."
             raise HeaderInvalid(detail)
         if name.lower() not in dropped:

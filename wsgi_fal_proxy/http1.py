@@ -181,7 +181,7 @@ class ChunkedFraming:
             self._line(data[position:line_end])
             position = line_end + 2
         else:
-            self.excess = position < end
+            self.excess = self.excess or position < end
         return content[0] if len(content) == 1 else b"".join(content)
 
     def end(self) -> None:
@@ -269,7 +269,8 @@ class HeadReader:
                 return head
         if not buffer.startswith(_HTTP_1[: len(buffer)]):
             raise MalformedResponse("the response does not begin with an HTTP version")
-        if len(buffer) > MAX_HEAD_BYTES:
+        # The last three may be of what ends it.
+        if len(buffer) > MAX_HEAD_BYTES + 3:
             raise MalformedResponse("the response head is too long")
         # The last three bytes may be the beginning of what is searched for.
         self._searched = max(0, len(buffer) - 3)

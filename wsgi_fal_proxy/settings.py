@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy.credentials import KeySource
 
 
+# Eleven days. A socket cannot wait for longer than 2^31 milliseconds.
+_MAX_SECONDS: Final = 1_000_000
 # An option by such a name, known or not, may have been given the key.
 _SECRET_NAME: Final = re.compile("key|secret|token|password|credential|auth", re.IGNORECASE)
 
@@ -98,8 +99,9 @@ def _check_seconds(name: str, value: Any) -> None:
         return
     # A bool is an int to Python, and "timeout=True" is a mistake.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
-        raise SettingsError(name, value, "a number of seconds above 0, or None for no limit")
+    if not is_number or not 0 < value <= _MAX_SECONDS:
+        accepted = f"a number of seconds above 0, up to {_MAX_SECONDS}, or None for no limit"
+        raise SettingsError(name, value, accepted)
 
 
 def _check_bytes(name: str, value: object) -> None:

@@ -68,7 +68,7 @@ class Target:
             TargetInvalid: It is not a plain https URL, or it is more than one.
             TargetHostNotAllowed: It is a URL, and not fal's.
         """
-        if not text or text.isspace():
+        if not text or not text.strip(" \t"):
             raise TargetMissing
         if len(text) > MAX_TARGET_LENGTH:
             detail = f"The target is longer than {MAX_TARGET_LENGTH} characters."
