@@ -30,3 +30,6 @@ class NetworkGuard:
             self.dialled.append(address)
             if isinstance(address, tuple) and address[0] not in _LOOPBACK:
                 raise OSError("no network in tests")
+
+    # Or no tracer sees it, coverage's among them (sys.addaudithook).
+    audit.__cantrace__ = True  # type: ignore[attr-defined]

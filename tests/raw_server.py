@@ -77,9 +77,9 @@ class Connection:
 
     def end(self) -> None:
         """End TLS properly, then TCP: everything sent was meant."""
-        if isinstance(self.sock, ssl.SSLSocket):
-            with contextlib.suppress(OSError):
-                self.sock = self.sock.unwrap()
+        assert isinstance(self.sock, ssl.SSLSocket)
+        with contextlib.suppress(OSError):
+            self.sock = self.sock.unwrap()
         self.sock.close()
 
     def reset(self) -> None:
@@ -150,8 +150,7 @@ class RawServer:
         self._listener.close()
         for thread in self._threads:
             thread.join(WAIT_SECONDS)
-        if exc is None and self.errors:
-            raise self.errors[0]
+        assert not self.errors, self.errors
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)

@@ -12,7 +12,7 @@ from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile, SettingsError
 from wsgi_fal_proxy.configuration import has_key, options_from_environment, options_from_ini
 
 _SECONDS: Final = "a number of seconds above 0, or none for no limit"
-_ABOVE_0: Final = "a number of seconds above 0, or None for no limit"
+_UP_TO: Final = "a number of seconds above 0, up to 1000000, or none for no limit"
 _BYTES: Final = "a whole number of bytes, 0 or more"
 _PATH: Final = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
 _KEY: Final = "the key as text, a callable that returns it, or None for the environment"
@@ -83,11 +83,13 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         pytest.param("FAL_PROXY_PREFIX", "/a?b", _PATH, id="prefix-with-a-query"),
         pytest.param("FAL_PROXY_PREFIX", "/\udcff", _PATH, id="prefix-that-is-not-utf-8"),
         pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "10s", _SECONDS, id="unit"),
-        pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "0", _ABOVE_0, id="zero"),
-        pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "-1", _ABOVE_0, id="negative"),
-        pytest.param("FAL_PROXY_READ_TIMEOUT", "inf", _ABOVE_0, id="infinite"),
-        pytest.param("FAL_PROXY_READ_TIMEOUT", "nan", _ABOVE_0, id="not-a-number"),
+        pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "0", _UP_TO, id="zero"),
+        pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "-1", _SECONDS, id="negative"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", "inf", _SECONDS, id="infinite"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", "nan", _SECONDS, id="not-a-number"),
         pytest.param("FAL_PROXY_READ_TIMEOUT", "true", _SECONDS, id="bool"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", "1_0", _SECONDS, id="underscore-in-seconds"),
+        pytest.param("FAL_PROXY_READ_TIMEOUT", "1000001", _UP_TO, id="too-long"),
         pytest.param("FAL_PROXY_READ_TIMEOUT", " ", _SECONDS, id="white-space"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "1.5", _BYTES, id="part-of-a-byte"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "-1", _BYTES, id="negative-bytes"),

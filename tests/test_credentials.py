@@ -395,7 +395,7 @@ def test_file_that_cannot_be_read_means_that_the_key_is_missing(tmp_path: Path, 
     with pytest.raises(KeyMissing) as caught:
         Credentials(KeyFile(tmp_path / name)).authorization({})
     assert (caught.value.reason, caught.value.status[:3]) == ("key_missing", "500")
-    assert isinstance(caught.value.__cause__, OSError)
+    assert isinstance(caught.value.__cause__, OSError | ValueError)
     assert "file" in caught.value.detail
     assert str(tmp_path) not in caught.value.detail
 

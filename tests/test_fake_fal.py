@@ -1077,6 +1077,13 @@ def test_what_has_stopped_answers_nobody(client: Client) -> None:
         client.fal("POST", RUN, {"prompt": "a fox"})
 
 
+def test_a_client_that_never_shakes_hands_holds_nobody_up() -> None:
+    with FakeFal(tls=True) as fake, socket.create_connection(("127.0.0.1", fake.port)):
+        client = Client(fake)
+        assert client.fal("POST", RUN, {"prompt": "a fox"}).status == 200
+        client.close()
+
+
 def test_what_never_started_can_be_stopped() -> None:
     FakeFal().stop()
 

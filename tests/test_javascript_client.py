@@ -29,8 +29,8 @@ def node() -> str:
     """Node, with the client installed."""
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
-        pytest.skip("node and npm are not installed")
-    if not (JS / "node_modules" / "@fal-ai" / "client").is_dir():
+        pytest.skip("node and npm are not installed")  # pragma: no cover - not everywhere
+    if not (JS / "node_modules" / "@fal-ai" / "client").is_dir():  # pragma: no cover - once
         subprocess.run([npm, "ci"], cwd=JS, check=True, capture_output=True)
     return found
 

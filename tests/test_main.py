@@ -234,6 +234,12 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         pytest.param(
             {},
+            [":application"],
+            "app=':application' cannot be used: a module and an application in it, MODULE:APP",
+            id="empty-module",
+        ),
+        pytest.param(
+            {},
             ["site_to_wrap:app"],
             "app='site_to_wrap:app' cannot be used: module 'site_to_wrap' has no attribute 'app'",
             id="no-attribute",

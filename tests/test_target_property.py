@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -72,17 +71,15 @@ class Upstream:
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
     heads: list[bytes] = []
-    stop = threading.Event()
 
     def script(connection: Connection) -> None:
-        while not stop.is_set():
+        while True:  # until the client closes
             heads.append(connection.read_head())
             connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     with RawServer(script, tls=False) as server:
         upstream = Upstream(server.port, heads)
         yield upstream
-        stop.set()
         upstream.manager.clear()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import socket
 import ssl
 import threading
 import zlib
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +21,7 @@ from tests.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answer
 from tests.test_relay import RUN, TARGET, answer_to
 from wsgi_fal_proxy import FalProxy, SettingsError
 from wsgi_fal_proxy.errors import Truncated
+from wsgi_fal_proxy.upstream import _received
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,20 +141,17 @@ def test_a_body_of_unknown_length_goes_up_whole(tmp_path: Path, size: int) -> No
 def test_a_body_that_the_client_did_not_finish_is_400_and_never_completed(
     tmp_path: Path, sent: int
 ) -> None:
-    completed: list[bool] = []
+    cut_off: list[str] = []
 
     def script(connection: Connection) -> None:
-        try:
+        with pytest.raises(ConnectionError) as caught:
             connection.read_request()
-        except ConnectionError:
-            completed.append(False)
-        else:
-            completed.append(True)
+        cut_off.append(str(caught.value))
 
     with RawServer(script) as server:
         status, headers, _ = post(proxy_to(server, tmp_path), b"x" * sent, CONTENT_LENGTH="100000")
     assert (status, headers["x-fal-proxy-error"]) == ("400 Bad Request", "body_incomplete")
-    assert completed == ([] if sent < 65_536 else [False])
+    assert cut_off == ([] if sent < 65_536 else ["the other side closed"])
 
 
 def test_an_undeclared_body_over_the_bound_is_413_and_never_completed(tmp_path: Path) -> None:
@@ -633,6 +633,14 @@ def test_a_request_that_fal_does_not_take_is_504(tmp_path: Path) -> None:
     assert (status, headers["x-fal-proxy-error"]) == ("504 Gateway Timeout", "read_timeout")
 
 
+def test_past_the_deadline_nothing_more_is_received_even_if_it_is_here() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        with pytest.raises(TimeoutError):
+            _received(ours, monotonic())
+
+
 def test_no_timeout_at_all_is_possible(tmp_path: Path) -> None:
     with RawServer(answering(OK)) as server:
         proxy = proxy_to(server, tmp_path, read_timeout=None, connect_timeout=None)
@@ -715,12 +723,10 @@ def tunnelling(upstream_port: int, requests: list[bytes], answer: bytes) -> Scri
     """An egress proxy: CONNECT, then bytes both ways."""
 
     def pump(source: socket.socket, sink: socket.socket) -> None:
-        try:
+        with contextlib.suppress(OSError):
             while data := source.recv(65_536):
                 sink.sendall(data)
-        except OSError:
-            pass
-        sink.shutdown(socket.SHUT_WR)
+            sink.shutdown(socket.SHUT_WR)
 
     def script(connection: Connection) -> None:
         requests.append(connection.read_head())

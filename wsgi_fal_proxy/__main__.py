@@ -118,6 +118,8 @@ def _imported(name: str) -> Any:
     except ImportStringError as error:
         # Its own message is a page of guesses.
         raise SettingsError("app", name, str(error.exception)) from error
+    except ValueError as error:
+        raise SettingsError("app", name, "a module and an application in it, MODULE:APP") from error
 
 
 def _port(text: str) -> int:

@@ -13,6 +13,7 @@ from wsgi_fal_proxy.settings import Settings, SettingsError, refuse_unknown
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+_DECIMAL: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")  # below 10^18, as a Content-Length that is accepted
 
 
@@ -26,7 +27,7 @@ def options_from_environment() -> dict[str, Any]:
     """
     given = option_variables()
     known = {OPTION_PREFIX + name.upper(): name for name in _IN_THE_ENVIRONMENT}
-    refuse_unknown(given, known)
+    refuse_unknown(given, known, prefix=OPTION_PREFIX)
     return {known[name]: _option(known[name], name, text) for name, text in given.items() if text}
 
 
@@ -59,18 +60,19 @@ def _option(option: str, name: str, text: str) -> Any:
         elif option != "key_file":
             Settings.build({option: value})
     except SettingsError as error:
-        raise SettingsError(name, text, error.accepted) from error
+        raise SettingsError(
+            name, text, error.accepted.replace("None for no", "none for no")
+        ) from error
     return value
 
 
 def _seconds(text: str) -> float | None:
     if text.lower() == "none":
         return None
-    try:
-        return float(text)
-    except ValueError as error:
-        accepted = "a number of seconds above 0, or none for no limit"
-        raise SettingsError("", text, accepted) from error
+    # float() would also take "_", "inf" and digits of other scripts.
+    if not _DECIMAL.fullmatch(text):
+        raise SettingsError("", text, "a number of seconds above 0, or none for no limit")
+    return float(text)
 
 
 def _bytes(text: str) -> int:

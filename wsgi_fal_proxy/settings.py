@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy.credentials import KeySource
 
 
+_SHOWN_LENGTH: Final = 16
 # Eleven days. A socket cannot wait for longer than 2^31 milliseconds.
 _MAX_SECONDS: Final = 1_000_000
 # An option by such a name, known or not, may have been given the key.
@@ -81,13 +82,25 @@ class Settings:
         return cls(**options)
 
 
-def refuse_unknown(given: Mapping[str, object], known: Collection[str]) -> None:
-    """Raise `SettingsError` for the first name that is not known, with the nearest that is."""
+def refuse_unknown(
+    given: Mapping[str, object], known: Collection[str], *, prefix: str = ""
+) -> None:
+    """Raise `SettingsError` for the first name that is not known, with the nearest that is.
+
+    Args:
+        given: Names and values.
+        known: The names that there are.
+        prefix: What all names begin with, which makes none of them alike.
+    """
     for name, value in given.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            bare = [option.removeprefix(prefix) for option in known]
+            alike = difflib.get_close_matches(name.removeprefix(prefix), bare, n=1, cutoff=0.7)
+            near = [prefix + option for option in alike]
+            # A long text under a name that is not known may be the key.
+            shown = "..." if isinstance(value, str) and len(value) > _SHOWN_LENGTH else value
             hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(sorted(known))}"
-            raise SettingsError(name, value, f"there is no such option; {hint}")
+            raise SettingsError(name, shown, f"there is no such option; {hint}")
 
 
 def _is_key_text(key: object) -> bool:

@@ -8,7 +8,6 @@ from wsgi_fal_proxy.answers import json_answer, own_answer
 from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.errors import FalProxyError, NotFound
 from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
-from wsgi_fal_proxy.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +31,6 @@ class Site:
 
     def __init__(self, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[Options]) -> None:
         self._middleware = FalProxyMiddleware(self._beside, prefix=prefix, **options)
-        self._max_body_bytes = Settings.build(options).max_body_bytes
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
@@ -43,7 +41,7 @@ class Site:
         self._middleware.proxy.check_key(environ)
 
     def _beside(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        RequestBody(environ, self._max_body_bytes).discard()
+        RequestBody(environ, max_bytes=0).discard()
         try:
             if environ.get("PATH_INFO") != HEALTH_PATH:
                 raise NotFound

@@ -119,7 +119,7 @@ class _Pace:
     """What is waited for between two events of a stream."""
 
     def __init__(self, step_seconds: float | None) -> None:
-        self._step_seconds = step_seconds
+        self._step_seconds = step_seconds and min(step_seconds, threading.TIMEOUT_MAX)
         self._steps = threading.Semaphore(0)
         self._stopped = threading.Event()
 

@@ -190,7 +190,7 @@ class _QuietHandler(WSGIRequestHandler):
 
 
 def _server(app: FakeFalApp, port: int, context: ssl.SSLContext | None = None) -> BaseWSGIServer:
-    return make_server(
+    server = make_server(
         _LOOPBACK,
         port,
         app,
@@ -198,6 +198,11 @@ def _server(app: FakeFalApp, port: int, context: ssl.SSLContext | None = None) -
         request_handler=_QuietHandler,
         ssl_context=context,
     )
+    if isinstance(server.socket, ssl.SSLSocket):
+        # On the connection's own thread then, not in the accept loop, where a client that says
+        # nothing would hold up all others.
+        server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]
+    return server
 
 
 def _ca_file(directory: str) -> Path:
