@@ -364,8 +364,8 @@ def test_pieces_come_down_as_they_arrive(tmp_path: Path) -> None:
         connection.read_request()
         connection.send(CHUNKED)
         for event in (b"data: 1\n\n", b"data: 2\n\n", b"data: 3\n\n"):
-            connection.send(b"%x\r\n%b\r\n" % (len(event), event))
             assert go_on.acquire(timeout=WAIT_SECONDS)
+            connection.send(b"%x\r\n%b\r\n" % (len(event), event))
         connection.send(b"0\r\n\r\n")
 
     with RawServer(script) as server:
@@ -379,7 +379,8 @@ def test_pieces_come_down_as_they_arrive(tmp_path: Path) -> None:
         for piece in response:
             pieces.append(piece)
             go_on.release()
-    assert pieces == [b"data: 1\n\n", b"data: 2\n\n", b"data: 3\n\n"]
+    # First the head alone, then each event by itself.
+    assert pieces == [b"", b"data: 1\n\n", b"data: 2\n\n", b"data: 3\n\n"]
 
 
 def test_repeated_headers_come_down_in_order_and_hop_by_hop_ones_do_not(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ class UpstreamCodingUnsupported(GatewayError):
 
 
 class RelayFull(GatewayError):
-    """Every connection that may be opened to the target is in use."""
+    """As many requests are being relayed as may be: the option `max_concurrent`, or a pool's."""
 
     status = "503 Service Unavailable"
     reason = "relay_full"
@@ -217,6 +217,22 @@ class ReadTimeout(GatewayError):
     status = "504 Gateway Timeout"
     reason = "read_timeout"
     default_detail = "The target did not answer in time."
+
+
+class TotalTimeout(GatewayError):
+    """The option `total_timeout` ran out before the response head was complete."""
+
+    status = "504 Gateway Timeout"
+    reason = "total_timeout"
+    default_detail = "The target did not answer within the time that a call may take."
+
+
+class ClientGone(GatewayError):
+    """The client left before fal answered, and the call was given up. Nobody reads this answer."""
+
+    status = "502 Bad Gateway"
+    reason = "client_gone"
+    default_detail = "The client closed its connection before the target answered."
 
 
 class Truncated(GatewayError):

@@ -6,14 +6,24 @@ The formula is fal's own: docs.fal.ai, "Server-side integration", "The proxy for
 from __future__ import annotations
 
 import logging
+import threading
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Unpack
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Self, Unpack
 
 from wsgi_fal_proxy.answers import own_answer
 from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.coding import content_coding, decoded
 from wsgi_fal_proxy.credentials import Credentials
-from wsgi_fal_proxy.errors import FalProxyError, InternalError, MethodNotAllowed, Refusal
+from wsgi_fal_proxy.errors import (
+    ClientGone,
+    FalProxyError,
+    InternalError,
+    MethodNotAllowed,
+    Refusal,
+    RelayFull,
+    Truncated,
+)
 from wsgi_fal_proxy.headers import (
     TARGET_HEADER,
     environ_key,
@@ -22,10 +32,11 @@ from wsgi_fal_proxy.headers import (
 )
 from wsgi_fal_proxy.settings import Options, Settings
 from wsgi_fal_proxy.target import Target
-from wsgi_fal_proxy.upstream import Upstream
+from wsgi_fal_proxy.upstream import Call, Upstream
+from wsgi_fal_proxy.watcher import client_fd, watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from wsgi_fal_proxy.upstream import UpstreamResponse
@@ -50,13 +61,19 @@ class FalProxy:
                 and returns the key for this request (`KeyFile` makes one that reads a file). None,
                 the default, means the environment: `FAL_KEY`, else the file that `FAL_KEY_FILE`
                 names, else `FAL_KEY_ID` and `FAL_KEY_SECRET`, looked up at each request.
-            connect_timeout (seconds or None): For the TCP connection, per address of the host,
-                and again for the TLS handshake. It does not bound the name lookup. Default 10.
-                None waits for as long as the system does.
+            connect_timeout (seconds or None): To connect, over all of the host's addresses and the
+                TLS handshake together. It does not bound the name lookup. With a pool_manager
+                given: for each address, and again for the handshake. Default 10. None waits for as
+                long as the system does.
             read_timeout (seconds or None): From the request sent to fal's whole response head,
                 and then from one piece of content to the next, by the wall clock. It does not
                 bound the whole answer. Default 300, as in Node's fetch, on which fal's own proxy
                 runs. None waits for ever.
+            total_timeout (seconds or None): For a call, from its acceptance to the end of its
+                answer; what is over is broken off. Default None, no limit.
+            max_concurrent (int or None): Requests that are relayed at a time, in this process; one
+                more is answered 503 at once, so that the server's other threads stay free for the
+                app's other routes. Default None, no limit but the server's.
             max_body_bytes (int): The largest request body that is relayed. Default 33,554,432
                 (32 MiB): two photographs of 12 MB each, as base64. It bounds no memory: bodies
                 go up in pieces of 64 KiB.
@@ -74,19 +91,27 @@ class FalProxy:
         self._forwarded = frozenset(map(environ_key, settings.forward_headers))
         self._credentials = Credentials(settings.key)
         self._upstream = Upstream(settings)
+        self._total_timeout = settings.total_timeout
+        limit = settings.max_concurrent
+        self._slots = None if limit is None else threading.Semaphore(limit)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         body = RequestBody(environ, self._max_body_bytes)
+        relaying = _Relaying(self._slots, self._total_timeout)
         try:
-            response = self._relay(environ, body)
-            return _answer(response, start_response)
+            response = self._relay(environ, body, relaying)
+            return _answer(response, relaying, start_response)
         except FalProxyError as error:
-            _log(error)
+            relaying.log(error)
             ours = error
         except Exception:
             _logger.exception("The fal proxy failed on a request; please report this.")
             ours = InternalError()
+        except BaseException:
+            relaying.end()
+            raise
+        relaying.end()
         body.discard()
         return own_answer(ours, environ, start_response)
 
@@ -99,7 +124,9 @@ class FalProxy:
         """
         self._credentials.authorization(environ)
 
-    def _relay(self, environ: WSGIEnvironment, body: RequestBody) -> UpstreamResponse:
+    def _relay(
+        self, environ: WSGIEnvironment, body: RequestBody, relaying: _Relaying
+    ) -> UpstreamResponse:
         method: str = environ["REQUEST_METHOD"]
         target = _accepted_target(method, environ.get(TARGET_HEADER))  # rules 1 to 3
         body.accept()  # rule 4
@@ -107,7 +134,72 @@ class FalProxy:
         headers = request_headers(
             environ, host=target.host, authorization=authorization, forwarded=self._forwarded
         )
-        return self._upstream.send(method, target, headers, body)  # rules 6 to 8: `_answer`
+        relaying.begin(environ, method, target)
+        # Rules 6 to 8: `_answer`.
+        return self._upstream.send(relaying.call, method, target, headers, body)
+
+
+class _Relaying:
+    """What one request holds while it is relayed, to be given back once: a slot, and a watch.
+
+    Args:
+        slots: One is taken for each request that is being relayed; None for no limit.
+        total_timeout: The option.
+    """
+
+    __slots__ = ("_fd", "_on_gone", "_slots", "_taken", "call", "request_id", "what")
+
+    def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
+        self.call = Call(total_timeout)
+        self.what = ""
+        self.request_id: str | None = None
+        self._slots = slots
+        self._taken = False
+        self._fd: int | None = None
+        self._on_gone = self.call.abort
+
+    def begin(self, environ: WSGIEnvironment, method: str, target: Target) -> None:
+        """Take a slot, and watch the client.
+
+        Raises:
+            RelayFull: There is no slot.
+        """
+        self.what = f"{method} {target.host}{target.path}"
+        if self._slots is not None:
+            if not self._slots.acquire(blocking=False):
+                raise RelayFull
+            self._taken = True
+        self._fd = client_fd(environ)
+        if self._fd is not None:
+            watcher.watch(self._fd, self._on_gone)
+
+    def end(self) -> None:
+        """Give back what is held; once is enough, and twice does no harm."""
+        if self._fd is not None:
+            watcher.unwatch(self._fd, self._on_gone)
+            self._fd = None
+        if self._taken and self._slots is not None:
+            self._taken = False
+            self._slots.release()
+
+    def log(self, error: FalProxyError) -> None:
+        """Log what the owner should know of; what a client did wrong is the client's to know."""
+        if isinstance(error, Refusal | ClientGone) or self.call.aborted:
+            return
+        cause = error.__cause__
+        because = "" if cause is None else f" [{type(cause).__name__}: {cause}]"
+        if not self.what:
+            _logger.error("%s: %s%s", error.reason, error.detail, because)
+            return
+        _logger.error(
+            "%s: %s (%s, fal's request id %s, after %.3f s)%s",
+            error.reason,
+            error.detail,
+            self.what,
+            self.request_id,
+            monotonic() - self.call.started,
+            because,
+        )
 
 
 def _accepted_target(method: str, text: str | None) -> Target:
@@ -124,10 +216,12 @@ def _accepted_target(method: str, text: str | None) -> Target:
     return target
 
 
-def _answer(response: UpstreamResponse, start_response: StartResponse) -> Iterable[bytes]:
+def _answer(
+    response: UpstreamResponse, relaying: _Relaying, start_response: StartResponse
+) -> Iterable[bytes]:
     """Pass fal's answer on: its status, its headers, and its content as it comes."""
     try:
-        coding = content_coding(response.headers)
+        coding = content_coding(response.headers) if response.has_content else None
         headers = response_headers(response.headers)
         if response.length is not None and coding is None and _has_content(response.status):
             headers.append(("Content-Length", str(response.length)))
@@ -136,7 +230,7 @@ def _answer(response: UpstreamResponse, start_response: StartResponse) -> Iterab
     except BaseException:
         response.close()
         raise
-    return response if coding is None else _Decoded(response, coding)
+    return _Content(response, relaying, coding)
 
 
 def _has_content(status: int) -> bool:
@@ -144,26 +238,37 @@ def _has_content(status: int) -> bool:
     return status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
 
 
-class _Decoded:
-    """A response's content with its coding undone."""
+class _Content:
+    """The content of fal's answer, for the WSGI server to iterate over and close (PEP 3333)."""
 
-    __slots__ = ("_coding", "_response")
+    __slots__ = ("_begun", "_pieces", "_relaying", "_response")
 
-    def __init__(self, response: UpstreamResponse, coding: str) -> None:
+    def __init__(self, response: UpstreamResponse, relaying: _Relaying, coding: str | None) -> None:
         self._response = response
-        self._coding = coding
+        self._relaying = relaying
+        self._pieces = response if coding is None else decoded(response, coding)
+        # Nothing to begin with, where fal's content is not here yet: servers that send the head
+        # with what is first written send it now.
+        self._begun = response.has_begun
+        relaying.request_id = response.request_id
 
-    def __iter__(self) -> Iterator[bytes]:
-        return decoded(self._response, self._coding)
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._begun:
+            self._begun = True
+            return b""
+        try:
+            return next(self._pieces)
+        except StopIteration:
+            self._relaying.end()
+            raise
+        except Truncated as error:
+            self._relaying.log(error)
+            self.close()
+            raise
 
     def close(self) -> None:
         self._response.close()
-
-
-def _log(error: FalProxyError) -> None:
-    """Log what the owner should know of; what a client did wrong is the client's to know."""
-    if isinstance(error, Refusal):
-        return
-    cause = error.__cause__
-    why = "" if cause is None else f" [{type(cause).__name__}: {cause}]"
-    _logger.error("%s: %s%s", error.reason, error.detail, why)
+        self._relaying.end()

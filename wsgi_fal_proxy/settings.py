@@ -46,6 +46,8 @@ class Options(TypedDict, total=False):
     key: str | KeySource | None
     connect_timeout: float | None
     read_timeout: float | None
+    total_timeout: float | None
+    max_concurrent: int | None
     max_body_bytes: int
     forward_headers: Collection[str]
     pool_manager: urllib3.PoolManager | None
@@ -58,6 +60,8 @@ class Settings:
     key: str | KeySource | None = field(default=None, repr=False)
     connect_timeout: float | None = 10.0
     read_timeout: float | None = 300.0
+    total_timeout: float | None = None
+    max_concurrent: int | None = None
     max_body_bytes: int = 32 * 1024 * 1024
     forward_headers: Collection[str] = ()
     pool_manager: urllib3.PoolManager | None = None
@@ -68,6 +72,8 @@ class Settings:
             raise SettingsError("key", self.key, accepted)
         _check_seconds("connect_timeout", self.connect_timeout)
         _check_seconds("read_timeout", self.read_timeout)
+        _check_seconds("total_timeout", self.total_timeout)
+        _check_count("max_concurrent", self.max_concurrent)
         _check_bytes("max_body_bytes", self.max_body_bytes)
         _check_forwarded(self.forward_headers)
 
@@ -115,6 +121,13 @@ def _check_seconds(name: str, value: Any) -> None:
     if not is_number or not 0 < value <= _MAX_SECONDS:
         accepted = f"a number of seconds above 0, up to {_MAX_SECONDS}, or None for no limit"
         raise SettingsError(name, value, accepted)
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise SettingsError(name, value, "a whole number, 1 or more, or None for no limit")
 
 
 def _check_bytes(name: str, value: object) -> None:

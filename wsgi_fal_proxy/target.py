@@ -83,6 +83,11 @@ class Target:
         return cls(host, path if query is None else f"{path}?{query}")
 
     @property
+    def path(self) -> str:
+        """The path, without the query."""
+        return self.request_target.partition("?")[0]
+
+    @property
     def is_queue_cancel(self) -> bool:
         """Whether this cancels a queued request, the one thing that PUT is relayed for."""
         return (

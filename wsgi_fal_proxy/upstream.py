@@ -12,13 +12,21 @@ why its major version is bounded, and tests run on its oldest supported and its 
 
 from __future__ import annotations
 
+import _socket
 import http.client
+import os
+import socket
 import ssl
+import weakref
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self, cast
 
 import urllib3
+from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
+    ConnectTimeoutError,
     EmptyPoolError,
     HTTPError,
     NameResolutionError,
@@ -31,10 +39,12 @@ from urllib3.util.ssl_match_hostname import CertificateError
 from wsgi_fal_proxy import http1
 from wsgi_fal_proxy.body import PIECE_BYTES
 from wsgi_fal_proxy.errors import (
+    ClientGone,
     ConnectTimeout,
     GatewayError,
     ReadTimeout,
     RelayFull,
+    TotalTimeout,
     Truncated,
     UpstreamClosed,
     UpstreamMalformed,
@@ -43,12 +53,9 @@ from wsgi_fal_proxy.errors import (
     UpstreamUnresolvable,
 )
 from wsgi_fal_proxy.settings import SettingsError
+from wsgi_fal_proxy.watcher import original
 
 if TYPE_CHECKING:
-    import socket
-
-    from urllib3.connectionpool import HTTPConnectionPool
-
     from wsgi_fal_proxy.body import RequestBody
     from wsgi_fal_proxy.headers import HeaderList
     from wsgi_fal_proxy.settings import Settings
@@ -63,6 +70,8 @@ _POOLS: Final = 32
 # Connections kept per host: as many as the threads or greenlets of any usual server process, so
 # that none that could be used again is dropped. Slots cost eight bytes until they are used.
 _CONNECTIONS_PER_HOST: Final = 1_000
+
+_LEAST_SECONDS: Final = 0.001
 
 # What may be raised, specific first, and what it means.
 _CONNECT_ERRORS: Final[Errors] = (
@@ -96,6 +105,64 @@ class _Stale(UpstreamClosed):
     """Nothing at all came back: on a connection that was kept, it may have been closed before."""
 
 
+class Call:
+    """One request's hold on its connection, by which another thread can break it off.
+
+    Args:
+        total_timeout: Seconds for all of it, from now; None for no limit.
+    """
+
+    __slots__ = ("_lock", "aborted", "connection", "deadline", "started")
+
+    def __init__(self, total_timeout: float | None = None) -> None:
+        # Not gevent's, whose locks are not for other threads, and which is held but for moments.
+        self._lock = original("_thread", "allocate_lock")()
+        self.connection: Connection | None = None
+        self.aborted = False
+        self.started = monotonic()
+        self.deadline = None if total_timeout is None else self.started + total_timeout
+
+    def hold(self, connection: Connection) -> None:
+        """Have this connection broken off by `abort`."""
+        with self._lock:
+            self.connection = connection
+
+    def release(self) -> Connection | None:
+        """Give the connection back, out of the reach of `abort`; None if that was done before."""
+        with self._lock:
+            connection, self.connection = self.connection, None
+        return connection
+
+    def abort(self) -> None:
+        """Break the call off: whatever waits for the connection finds it closed, and at once."""
+        with self._lock:
+            self.aborted = True
+            sock = self.connection and self.connection.sock
+            if sock:
+                _shut_down(sock.fileno())
+
+    def until(self, seconds: float | None) -> float | None:
+        """Give the time by which a wait of so many seconds from now must end."""
+        if seconds is None:
+            return self.deadline
+        end = monotonic() + seconds
+        return end if self.deadline is None else min(end, self.deadline)
+
+    def is_over(self) -> bool:
+        """Whether the time for all of it has run out."""
+        return self.deadline is not None and monotonic() >= self.deadline
+
+
+def _shut_down(fd: int) -> None:
+    # Below TLS, gevent and all, whose state is the other thread's: only the system call.
+    with suppress(OSError):
+        sock = _socket.socket(fileno=fd)
+        try:
+            sock.shutdown(_socket.SHUT_RDWR)
+        finally:
+            sock.detach()
+
+
 class Upstream:
     """Sends requests to accepted targets over pooled connections.
 
@@ -110,9 +177,10 @@ class Upstream:
         self._connect_timeout = settings.connect_timeout
         self._read_timeout = settings.read_timeout
         self._manager = _checked(settings.pool_manager) or _default_pool_manager()
+        _in_this_process.add(self)
 
     def send(
-        self, method: str, target: Target, headers: HeaderList, body: RequestBody
+        self, call: Call, method: str, target: Target, headers: HeaderList, body: RequestBody
     ) -> UpstreamResponse:
         """Send one request and give its response once the head is here.
 
@@ -120,40 +188,65 @@ class Upstream:
         on a kept connection that turns out to have been closed (RFC 9112 section 9.3.1).
 
         Raises:
-            GatewayError: The target could not be reached, or did not answer with HTTP in time.
+            GatewayError: The target could not be reached, or did not answer with HTTP in time; or
+                the call was aborted.
             BodyIncomplete: See `RequestBody`; the request was cut off, so fal cannot act on it.
             BodyTooLarge: Likewise.
         """
         first = body.read_ahead()
         request = _opening(method, target, headers, body, first)
         pool = self._manager.connection_from_host(target.host, _PORT, "https")
-        connection = self._checked_out(pool)
+        connection = self._checked_out(call, pool)
+        call.hold(connection)
         try:
             kept = not connection.is_closed
-            self._connect(pool, connection)
+            self._connect(call, pool, connection)
             try:
-                return self._exchange(pool, connection, request, body)
+                return self._exchange(call, pool, connection, request, body)
             except _Stale:
-                if not kept or method != "GET" or body.length != 0:
+                if not kept or method != "GET" or body.length != 0 or call.aborted:
                     raise
             connection.close()
-            self._connect(pool, connection)
-            return self._exchange(pool, connection, request, body)
-        except BaseException:
+            self._connect(call, pool, connection)
+            return self._exchange(call, pool, connection, request, body)
+        except BaseException as error:
+            call.release()
             _give_back(pool, connection, reusable=False)
+            if isinstance(error, GatewayError):
+                raise self._told(call, error) from error.__cause__
             raise
 
-    def _checked_out(self, pool: HTTPConnectionPool) -> Connection:
+    def forget_connections(self) -> None:
+        """Have nothing more to do with the connections there are: after a fork, the parent's."""
+        pools = self._manager.pools
+        # A thread of the parent's may have held the lock, and will never release it here.
+        if pools.lock.acquire(blocking=False):
+            try:
+                self._manager.clear()
+            finally:
+                pools.lock.release()
+
+    @staticmethod
+    def _told(call: Call, error: GatewayError) -> GatewayError:
+        """Give the error's real reason, where that is the call's own end."""
+        if call.aborted:
+            return ClientGone()
+        if call.is_over() and isinstance(error, ConnectTimeout | ReadTimeout):
+            return TotalTimeout()
+        return error
+
+    def _checked_out(self, call: Call, pool: HTTPConnectionPool) -> Connection:
+        # For a pool that was made to block when all its connections are in use.
+        wait = _left(call.until(self._connect_timeout))
         try:
-            # The wait is for a pool that was made to block when all its connections are in use.
-            return cast("Connection", pool._get_conn(timeout=self._connect_timeout))  # noqa: SLF001
+            return cast("Connection", pool._get_conn(timeout=wait))  # noqa: SLF001
         except EmptyPoolError as error:
             raise RelayFull from error
 
-    def _connect(self, pool: HTTPConnectionPool, connection: Connection) -> None:
+    def _connect(self, call: Call, pool: HTTPConnectionPool, connection: Connection) -> None:
         if not connection.is_closed:
             return
-        connection.timeout = self._connect_timeout
+        connection.timeout = _left(call.until(self._connect_timeout))
         try:
             if pool.proxy is not None:
                 pool._prepare_proxy(connection)  # noqa: SLF001
@@ -169,16 +262,20 @@ class Upstream:
 
     def _exchange(
         self,
+        call: Call,
         pool: HTTPConnectionPool,
         connection: Connection,
         request: http1.RequestHead,
         body: RequestBody,
     ) -> UpstreamResponse:
+        if call.aborted:
+            # In time: nothing has been sent on this connection.
+            raise ClientGone
         sock = _socket_of(connection)
         reader = http1.HeadReader()
         try:
-            sent = self._send(sock, request, body)
-            deadline = _deadline(self._read_timeout)
+            sent = self._send(call, sock, request, body)
+            deadline = call.until(self._read_timeout)
             while (head := reader.feed(_received(sock, deadline))) is None:
                 pass
         except _HEAD_CAUGHT as error:
@@ -187,21 +284,24 @@ class Upstream:
                 ours = _Stale()
             raise ours from error
         return UpstreamResponse(
+            call,
             pool,
-            connection,
             head,
             leftover=reader.leftover,
             reusable=sent and head.reusable,
             read_timeout=self._read_timeout,
         )
 
-    def _send(self, sock: socket.socket, request: http1.RequestHead, body: RequestBody) -> bool:
+    def _send(
+        self, call: Call, sock: socket.socket, request: http1.RequestHead, body: RequestBody
+    ) -> bool:
         """Send it all; tell whether that worked. If not, the target may still have answered."""
         try:
-            sock.settimeout(self._read_timeout)
+            sock.settimeout(_left(call.until(self._read_timeout)))
             sock.sendall(request)
             framed = http1.chunk if body.length is None else bytes
             for piece in body.rest():
+                sock.settimeout(_left(call.until(self._read_timeout)))
                 sock.sendall(framed(piece))
             if body.length is None:
                 sock.sendall(http1.LAST_CHUNK)
@@ -226,7 +326,7 @@ class UpstreamResponse:
     """
 
     __slots__ = (
-        "_connection",
+        "_call",
         "_framing",
         "_leftover",
         "_pool",
@@ -240,8 +340,8 @@ class UpstreamResponse:
 
     def __init__(  # noqa: PLR0913 - made in one place, of what that place knows
         self,
+        call: Call,
         pool: HTTPConnectionPool,
-        connection: Connection,
         head: http1.ResponseHead,
         *,
         leftover: bytes,
@@ -255,9 +355,24 @@ class UpstreamResponse:
         self._framing = head.framing
         self._leftover = leftover
         self._pool = pool
-        self._connection: Connection | None = connection
+        self._call = call
         self._reusable = reusable
         self._read_timeout = read_timeout
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is, or may be, any content."""
+        return self.length != 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the content has begun to arrive, or there is none."""
+        return bool(self._leftover) or self._framing.complete
+
+    @property
+    def request_id(self) -> str | None:
+        """The id that fal gave the request, where it told."""
+        return next((v for name, v in self.headers if name.lower() == "x-fal-request-id"), None)
 
     def __iter__(self) -> Self:
         return self
@@ -286,9 +401,9 @@ class UpstreamResponse:
         content = framing.feed(self._leftover)
         self._leftover = b""
         # The deadline is for content, not for bytes: framing that drips in does not extend it.
-        deadline = _deadline(self._read_timeout)
+        deadline = self._call.until(self._read_timeout)
         while not content and not framing.complete:
-            if data := _received(_socket_of(self._connection), deadline):
+            if data := _received(_socket_of(self._call.connection), deadline):
                 content = framing.feed(data)
             else:
                 framing.end()
@@ -299,7 +414,7 @@ class UpstreamResponse:
         self._give_back(reusable=False)
 
     def _give_back(self, *, reusable: bool) -> None:
-        connection, self._connection = self._connection, None
+        connection = self._call.release()
         if connection is not None:
             _give_back(self._pool, connection, reusable=reusable)
 
@@ -318,12 +433,56 @@ def _checked(manager: object) -> urllib3.PoolManager | None:
 
 
 def _default_pool_manager() -> urllib3.PoolManager:
-    return urllib3.PoolManager(
+    manager = urllib3.PoolManager(
         num_pools=_POOLS,
         maxsize=_CONNECTIONS_PER_HOST,
         # Made once, since it reads the system's trust store, or what SSL_CERT_FILE names instead.
         ssl_context=ssl.create_default_context(),
     )
+    manager.pool_classes_by_scheme = {"https": _Pool}
+    return manager
+
+
+class _Connection(HTTPSConnection):
+    """Connects within its timeout, over all of the host's addresses and TLS together."""
+
+    def _new_conn(self) -> socket.socket:
+        deadline = _deadline(self.timeout)
+        try:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        for waiting, (family, kind, protocol, _, address) in zip(
+            range(len(found), 0, -1), found, strict=True
+        ):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                for option in self.socket_options or ():
+                    sock.setsockopt(*option)
+                # Each gets its share of what is left, so that one that is dead leaves the next
+                # ones some.
+                left = _left(deadline)
+                sock.settimeout(None if left is None else left / waiting)
+                sock.connect(address)
+                # For TLS; urllib3 sets no timeout of its own.
+                sock.settimeout(_left(deadline))
+            except OSError as error:
+                sock.close()
+                if waiting == 1:
+                    raise _connect_error(self, error) from error
+            else:
+                return sock
+        raise NewConnectionError(self, "the name has no address")
+
+
+def _connect_error(connection: HTTPSConnection, error: OSError) -> HTTPError:
+    if isinstance(error, TimeoutError):
+        return ConnectTimeoutError(connection, "the connect timeout ran out")
+    return NewConnectionError(connection, str(error))
+
+
+class _Pool(HTTPSConnectionPool):
+    ConnectionCls = _Connection
 
 
 def _opening(
@@ -353,6 +512,11 @@ def _deadline(seconds: float | None) -> float | None:
     return None if seconds is None else monotonic() + seconds
 
 
+def _left(deadline: float | None) -> float | None:
+    """Give the seconds until then, for a socket's timeout, which must not be 0."""
+    return None if deadline is None else max(deadline - monotonic(), _LEAST_SECONDS)
+
+
 def _received(sock: socket.socket, deadline: float | None) -> bytes:
     """Receive what is here, or wait for it until the deadline; nothing means the end."""
     if deadline is None:
@@ -370,3 +534,16 @@ def _give_back(pool: HTTPConnectionPool, connection: Connection, *, reusable: bo
         connection.close()
     # A closed connection goes back too: it is a free slot, and connects again when it is used.
     pool._put_conn(connection)  # noqa: SLF001
+
+
+# Those to tell of a fork.
+_in_this_process: Final[weakref.WeakSet[Upstream]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for upstream in list(_in_this_process):
+        upstream.forget_connections()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,128 @@
+"""Notices a client that leaves while fal is silent, where the server hands over its socket.
+
+A WSGI application learns that its client has gone when the server next writes to it. Until then
+fal works on, and bills. One thread per process waits, for all requests at once, for the kernel's
+word that the other side of a client's connection was closed (EPOLLRDHUP), as nginx does. A client
+that closes only its sending side counts as gone, as for nginx.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from wsgiref.types import WSGIEnvironment
+
+# Under these a server's environ has the client's socket.
+_SOCKET_KEYS: Final = ("gunicorn.socket", "werkzeug.socket")
+# In epoll and in poll alike: the other side closed, at least its sending half, or all is lost.
+_GONE: Final[int] = getattr(select, "EPOLLRDHUP", 0)
+
+
+def original(module: str, name: str) -> Any:
+    """Give what a standard module had under this name before gevent replaced it, or None.
+
+    A thread of gevent's is no thread, and its waiting is not the kernel's.
+    """
+    patched = sys.modules.get("gevent.monkey")
+    with suppress(AttributeError):
+        if patched is not None:
+            return patched.get_original(module, name)
+        return getattr(import_module(module), name)
+    return None
+
+
+def client_fd(environ: WSGIEnvironment) -> int | None:
+    """Give the file descriptor of the client's connection, or None where the server keeps it."""
+    for key in _SOCKET_KEYS:
+        sock = environ.get(key)
+        if sock is not None:
+            fd: int = sock.fileno()
+            return fd
+    # A module that uWSGI makes, and that is only there under it.
+    uwsgi = sys.modules.get("uwsgi")
+    return None if uwsgi is None else uwsgi.connection_fd()
+
+
+class Watcher:
+    """Calls back, on a thread of its own, when the other side closes a connection.
+
+    The thread starts with the first watch. Where the system has no epoll, nothing is ever noticed.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, as in a forked child: it has no thread, and the epoll is its parent's."""
+        self._starting = original("_thread", "allocate_lock")()
+        self._epoll: Any = None
+        # By file descriptor. Each single operation on a dict is atomic.
+        self._watched: dict[int, Callable[[], None]] = {}
+
+    def watch(self, fd: int, on_gone: Callable[[], None]) -> None:
+        """Call back once when the other side of this connection closes it, or at once if it has.
+
+        Args:
+            fd: The connection.
+            on_gone: What to do. It runs on the watcher's thread, and must neither wait nor raise.
+        """
+        epoll = self._epoll or self._started()
+        if epoll is None:
+            return
+        self._watched[fd] = on_gone
+        try:
+            epoll.register(fd, _GONE)
+        except FileExistsError:
+            # Of a watch that was never ended.
+            epoll.modify(fd, _GONE)
+        except (OSError, ValueError):
+            # Not a connection, or not any more: there is nothing to be noticed.
+            self._watched.pop(fd, None)
+
+    def unwatch(self, fd: int, on_gone: Callable[[], None]) -> None:
+        """End a watch, unless it has ended, and the descriptor may be another connection's."""
+        if self._watched.get(fd) is on_gone:
+            del self._watched[fd]
+            # The kernel ends a watch by itself when the connection is closed.
+            with suppress(OSError):
+                self._epoll.unregister(fd)
+
+    def _started(self) -> Any:
+        make = original("select", "epoll")
+        if make is None:
+            return None
+        with self._starting:
+            if self._epoll is None:
+                self._epoll = make()
+                original("_thread", "start_new_thread")(self._run, (self._epoll, self._watched))
+        return self._epoll
+
+    def _run(self, epoll: Any, watched: dict[int, Callable[[], None]]) -> None:
+        while True:
+            for fd, _ in epoll.poll():
+                # By now the descriptor may be another connection's, and its watch another one.
+                if not _is_gone(fd):
+                    continue
+                with suppress(OSError):
+                    epoll.unregister(fd)
+                if on_gone := watched.pop(fd, None):
+                    on_gone()
+
+
+def _is_gone(fd: int) -> bool:
+    poll = original("select", "poll")()
+    poll.register(fd, _GONE)
+    return bool(poll.poll(0))
+
+
+watcher: Final = Watcher()
+"""The process's own."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=watcher.reset)
