@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from tests.raw_server import WAIT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
+    from tests.raw_server import RawServer
     from wsgi_fal_proxy.testing import FakeFal
 
 ROOT = Path(__file__).parents[1]
@@ -146,3 +148,60 @@ def end(process: subprocess.Popen[bytes]) -> None:
             process.wait(WAIT_SECONDS)
     if process.stdout is not None:
         process.stdout.close()
+
+
+def dialling_raw(server: RawServer, directory: Path) -> dict[str, str]:
+    """Give the environment in which a program's default pool manager dials a raw server."""
+    server.pool_manager(directory)
+    return {
+        "FAL_KEY": "k",
+        "FAKE_FAL_PORT": str(server.port),
+        "FAKE_FAL_CA_FILE": str(directory / "ca.pem"),
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "dialling"), str(ROOT))),
+    }
+
+
+@contextlib.contextmanager
+def serve_command(environment: Mapping[str, str], *command: str) -> Iterator[Served]:
+    """Serve by a command in which {port} stands for a port that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = [sys.executable, *(part.format(port=port) for part in command)]
+    with running(arguments, environment) as (process, log):
+        wait_for_port(port)
+        yield Served(port, process, log)
+
+
+def _gunicorn(worker_class: str, *options: str) -> Callable[..., AbstractContextManager[Served]]:
+    def serve(environment: Mapping[str, str], *more: str) -> AbstractContextManager[Served]:
+        return serve_gunicorn(
+            "wsgi_fal_proxy.wsgi",
+            *options,
+            *more,
+            worker_class=worker_class,
+            environment=environment,
+        )
+
+    return serve
+
+
+def _command(*command: str) -> Callable[..., AbstractContextManager[Served]]:
+    def serve(environment: Mapping[str, str]) -> AbstractContextManager[Served]:
+        return serve_command(environment, *command)
+
+    return serve
+
+
+SERVERS = {
+    "gunicorn sync": _gunicorn("sync"),
+    "gunicorn gthread": _gunicorn("gthread", "--threads", "8"),
+    "gunicorn gevent": _gunicorn("gevent"),
+    "waitress": _command(
+        *("-m", "waitress", "--listen", "127.0.0.1:{port}", "wsgi_fal_proxy.wsgi:application")
+    ),
+    "werkzeug": _command("-m", "wsgi_fal_proxy", "--port", "{port}"),
+    "cheroot": _command(
+        *("-m", "cheroot", "--bind", "127.0.0.1:{port}", "wsgi_fal_proxy.wsgi:application")
+    ),
+}
+"""By name: what serves the stand-alone proxy in a given environment."""

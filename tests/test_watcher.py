@@ -1,0 +1,183 @@
+"""Noticing that the other side of a connection has closed it."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+import threading
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.raw_server import WAIT_SECONDS
+from wsgi_fal_proxy import watcher as module
+from wsgi_fal_proxy.watcher import Watcher, client_fd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["closed", "sending side closed"])
+def test_a_close_is_noticed(pair: Pair, half: bool) -> None:
+    gone = threading.Event()
+    ours, theirs = pair
+    Watcher().watch(ours.fileno(), gone.set)
+    theirs.shutdown(socket.SHUT_WR) if half else theirs.close()
+    assert gone.wait(WAIT_SECONDS)
+
+
+def test_a_close_that_was_before_the_watch_is_noticed(pair: Pair) -> None:
+    gone = threading.Event()
+    ours, theirs = pair
+    theirs.close()
+    Watcher().watch(ours.fileno(), gone.set)
+    assert gone.wait(WAIT_SECONDS)
+
+
+def test_a_close_is_noticed_behind_bytes_that_nobody_has_read(pair: Pair) -> None:
+    gone = threading.Event()
+    ours, theirs = pair
+    Watcher().watch(ours.fileno(), gone.set)
+    theirs.sendall(b"the next request")
+    theirs.close()
+    assert gone.wait(WAIT_SECONDS)
+
+
+def test_of_many_watches_only_those_are_called_whose_connection_was_closed() -> None:
+    watcher = Watcher()
+    pairs = [socket.socketpair() for _ in range(20)]
+    seen: list[int] = []
+    all_seen = threading.Event()
+
+    def noticing(number: int) -> None:
+        seen.append(number)
+        if len(seen) == 9:
+            all_seen.set()
+
+    for number, (ours, _) in enumerate(pairs):
+        watcher.watch(ours.fileno(), lambda number=number: noticing(number))  # type: ignore[misc]
+    for _, theirs in pairs[1:10]:
+        theirs.close()
+    assert all_seen.wait(WAIT_SECONDS)
+    assert sorted(seen) == list(range(1, 10))
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+def test_what_is_watched_no_more_is_not_noticed(pair: Pair) -> None:
+    gone, other_gone = threading.Event(), threading.Event()
+    on_gone = gone.set
+    watcher = Watcher()
+    ours, theirs = pair
+    watcher.watch(ours.fileno(), on_gone)
+    watcher.unwatch(ours.fileno(), on_gone)
+    theirs.close()
+    # Another one that is noticed afterwards shows that this one was passed over.
+    other, other_end = socket.socketpair()
+    with other, other_end:
+        watcher.watch(other.fileno(), other_gone.set)
+        other_end.close()
+        assert other_gone.wait(WAIT_SECONDS)
+    assert not gone.is_set()
+
+
+def test_a_watch_that_was_never_ended_gives_way_to_the_next_on_its_descriptor(pair: Pair) -> None:
+    first, second = threading.Event(), threading.Event()
+    first_gone, second_gone = first.set, second.set
+    watcher = Watcher()
+    ours, theirs = pair
+    watcher.watch(ours.fileno(), first_gone)
+    watcher.watch(ours.fileno(), second_gone)
+    watcher.unwatch(ours.fileno(), first_gone)
+    theirs.close()
+    assert second.wait(WAIT_SECONDS)
+    assert not first.is_set()
+
+
+@pytest.mark.parametrize("kind", ["closed", "file"])
+def test_what_cannot_be_watched_is_let_be(kind: str, pair: Pair) -> None:
+    gone = threading.Event()
+    watcher = Watcher()
+    with open(__file__, "rb") as file:
+        fd = -1 if kind == "closed" else file.fileno()
+        watcher.watch(fd, gone.set)
+        watcher.unwatch(fd, gone.set)
+    assert not gone.is_set()
+
+
+def test_an_event_of_a_connection_that_is_another_one_by_now_is_passed_over(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, looked = threading.Event(), threading.Event()
+    answers = [False, True]
+
+    def is_gone(fd: int) -> bool:
+        looked.set()
+        return answers.pop(0)
+
+    monkeypatch.setattr(module, "_is_gone", is_gone)
+    ours, theirs = pair
+    Watcher().watch(ours.fileno(), gone.set)
+    theirs.close()
+    assert gone.wait(WAIT_SECONDS)
+    assert answers == []
+
+
+def test_where_there_is_no_epoll_nothing_is_noticed(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(select, "epoll")
+    gone = threading.Event()
+    watcher = Watcher()
+    ours, theirs = pair
+    watcher.watch(ours.fileno(), gone.set)
+    theirs.close()
+    watcher.unwatch(ours.fileno(), gone.set)
+    assert not gone.is_set()
+
+
+def test_a_forked_child_watches_anew(pair: Pair) -> None:
+    warm, warm_end = socket.socketpair()
+    ours, theirs = pair
+    with warm, warm_end:
+        module.watcher.watch(warm.fileno(), lambda: None)
+        child = os.fork()
+        if child == 0:  # pragma: no cover - another process
+            gone = threading.Event()
+            module.watcher.watch(ours.fileno(), gone.set)
+            theirs.shutdown(socket.SHUT_WR)
+            os._exit(0 if gone.wait(WAIT_SECONDS) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_clients_socket_is_found_where_servers_put_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _ = pair
+    assert client_fd({}) is None
+    assert client_fd({"gunicorn.socket": ours}) == ours.fileno()
+    assert client_fd({"werkzeug.socket": ours}) == ours.fileno()
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(connection_fd=lambda: 7))
+    assert client_fd({}) == 7
+
+
+def test_what_gevent_has_replaced_is_taken_from_where_gevent_keeps_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = SimpleNamespace(get_original=lambda module, name: (module, name))
+    monkeypatch.setitem(sys.modules, "gevent.monkey", kept)
+    assert module.original("select", "epoll") == ("select", "epoll")
