@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Serve = Callable[..., AbstractContextManager[Served]]
 
 # Those that hand over the client's socket.
-WATCHED = ["gunicorn sync", "gunicorn gthread", "gunicorn gevent", "werkzeug"]
+WATCHED = ["gunicorn sync", "gunicorn gthread", "gunicorn gevent", "waitress", "werkzeug"]
 CALL = (
     b"GET /api/fal/proxy HTTP/1.1\r\nHost: localhost\r\n"
     b"x-fal-target-url: https://fal.run/fal-ai/flux/dev\r\n\r\n"

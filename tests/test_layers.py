@@ -15,7 +15,7 @@ PACKAGE = "wsgi_fal_proxy"
 # Imports go from a higher level to a lower one, those for type checkers included.
 LEVELS = {
     **dict.fromkeys(("errors", "environment", "version"), 0),
-    **dict.fromkeys(("headers", "target", "body", "credentials", "watcher"), 1),
+    **dict.fromkeys(("headers", "target", "body", "credentials", "client", "watcher"), 1),
     **dict.fromkeys(("answers", "coding", "http1", "settings"), 2),
     "upstream": 3,
     "relay": 4,

@@ -529,8 +529,10 @@ def sending(data: bytes) -> Script:
         (sending(b"HTTP/1.1 200 OK\r\nA: b\rC: d\r\n\r\n"), 502, "upstream_malformed"),
         (sending(b"HTTP/1.1 101 Switching\r\n\r\n"), 502, "upstream_malformed"),
         (sending(b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000), 502, "upstream_malformed"),
+        (sending(CHUNKED + b"-5\r\n12345\r\n0\r\n\r\n"), 502, "upstream_malformed"),
     ],
-    ids=["closes", "resets", "stalls", "cut head", "garbage", "bad line", "CR", "101", "long"],
+    ids=["closes", "resets", "stalls", "cut head", "garbage", "bad line", "CR", "101", "long"]
+    + ["chunk"],
 )  # fmt: skip
 def test_a_failure_before_the_answers_head_is_complete(
     tmp_path: Path, script: Script, status: int, reason: str
@@ -552,12 +554,10 @@ LENGTH_10 = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 10\
         CHUNKED + b"5\r\n12345\r\n",
         CHUNKED + b"5\r\n123",
         CHUNKED + b"5\r\n12345\r\n0\r\n",
-        CHUNKED + b"-5\r\n12345\r\n0\r\n\r\n",
-        CHUNKED + b"5\r\n1234567\r\n0\r\n\r\n",
         coded(b"gzip", gzip.compress(b"hello" * 100)[:20]),
         coded(b"gzip", b"not gzip at all"),
     ],
-    ids=["length", "no last chunk", "chunk", "trailer", "size", "too long", "gzip", "corrupt"],
+    ids=["length", "no last chunk", "chunk", "trailer", "gzip", "corrupt"],
 )
 def test_an_answer_that_breaks_off_raises_out_of_the_iterator(
     tmp_path: Path, answer: bytes

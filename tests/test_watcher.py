@@ -14,7 +14,8 @@ import pytest
 
 from tests.raw_server import WAIT_SECONDS
 from wsgi_fal_proxy import watcher as module
-from wsgi_fal_proxy.watcher import Watcher, client_fd
+from wsgi_fal_proxy.client import client_fd
+from wsgi_fal_proxy.watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,6 +172,8 @@ def test_the_clients_socket_is_found_where_servers_put_it(
     assert client_fd({}) is None
     assert client_fd({"gunicorn.socket": ours}) == ours.fileno()
     assert client_fd({"werkzeug.socket": ours}) == ours.fileno()
+    channel = type("Channel", (), {"socket": ours, "check": lambda self: None})()
+    assert client_fd({"waitress.client_disconnected": channel.check}) == ours.fileno()
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(connection_fd=lambda: 7))
     assert client_fd({}) == 7
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self, Unpack
 
 from wsgi_fal_proxy.answers import own_answer
 from wsgi_fal_proxy.body import RequestBody
+from wsgi_fal_proxy.client import client_fd, reset, spoil
 from wsgi_fal_proxy.coding import content_coding, decoded
 from wsgi_fal_proxy.credentials import Credentials
 from wsgi_fal_proxy.errors import (
@@ -33,7 +34,7 @@ from wsgi_fal_proxy.headers import (
 from wsgi_fal_proxy.settings import Options, Settings
 from wsgi_fal_proxy.target import Target
 from wsgi_fal_proxy.upstream import Call, Upstream
-from wsgi_fal_proxy.watcher import client_fd, watcher
+from wsgi_fal_proxy.watcher import watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -101,7 +102,7 @@ class FalProxy:
         relaying = _Relaying(self._slots, self._total_timeout)
         try:
             response = self._relay(environ, body, relaying)
-            return _answer(response, relaying, start_response)
+            return _answer(environ, response, relaying, start_response)
         except FalProxyError as error:
             relaying.log(error)
             ours = error
@@ -182,6 +183,17 @@ class _Relaying:
             self._taken = False
             self._slots.release()
 
+    def hang_up(self) -> bool:
+        """Have done with a client that has left; tell whether it has.
+
+        One that has closed only its sending side must not take what it got for complete.
+        """
+        if not self.call.aborted or self._fd is None:
+            return False
+        reset(self._fd)
+        self.end()
+        return True
+
     def log(self, error: FalProxyError) -> None:
         """Log what the owner should know of; what a client did wrong is the client's to know."""
         if isinstance(error, Refusal | ClientGone) or self.call.aborted:
@@ -217,10 +229,14 @@ def _accepted_target(method: str, text: str | None) -> Target:
 
 
 def _answer(
-    response: UpstreamResponse, relaying: _Relaying, start_response: StartResponse
+    environ: WSGIEnvironment,
+    response: UpstreamResponse,
+    relaying: _Relaying,
+    start_response: StartResponse,
 ) -> Iterable[bytes]:
     """Pass fal's answer on: its status, its headers, and its content as it comes."""
     try:
+        response.begin()
         coding = content_coding(response.headers) if response.has_content else None
         headers = response_headers(response.headers)
         if response.length is not None and coding is None and _has_content(response.status):
@@ -230,7 +246,7 @@ def _answer(
     except BaseException:
         response.close()
         raise
-    return _Content(response, relaying, coding)
+    return _Content(environ, response, relaying, coding)
 
 
 def _has_content(status: int) -> bool:
@@ -241,10 +257,20 @@ def _has_content(status: int) -> bool:
 class _Content:
     """The content of fal's answer, for the WSGI server to iterate over and close (PEP 3333)."""
 
-    __slots__ = ("_begun", "_pieces", "_relaying", "_response")
+    __slots__ = ("_begun", "_endless", "_environ", "_pieces", "_relaying", "_response", "_sent")
 
-    def __init__(self, response: UpstreamResponse, relaying: _Relaying, coding: str | None) -> None:
+    def __init__(
+        self,
+        environ: WSGIEnvironment,
+        response: UpstreamResponse,
+        relaying: _Relaying,
+        coding: str | None,
+    ) -> None:
+        self._environ = environ
         self._response = response
+        self._endless = response.length is None or coding is not None
+        # Whether the server has been given anything, with which it sends the head.
+        self._sent = False
         self._relaying = relaying
         self._pieces = response if coding is None else decoded(response, coding)
         # Nothing to begin with, where fal's content is not here yet: servers that send the head
@@ -257,17 +283,24 @@ class _Content:
 
     def __next__(self) -> bytes:
         if not self._begun:
-            self._begun = True
+            self._begun = self._sent = True
             return b""
         try:
-            return next(self._pieces)
+            piece = next(self._pieces)
         except StopIteration:
             self._relaying.end()
             raise
         except Truncated as error:
             self._relaying.log(error)
+            if self._sent and self._endless:
+                spoil(self._environ)
+            if self._relaying.hang_up():
+                # The client has left; the server need not hear of an error, and finds out.
+                raise StopIteration from None
             self.close()
             raise
+        self._sent = True
+        return piece
 
     def close(self) -> None:
         self._response.close()

@@ -332,6 +332,7 @@ class UpstreamResponse:
         "_pool",
         "_read_timeout",
         "_reusable",
+        "_waiting",
         "headers",
         "length",
         "phrase",
@@ -354,6 +355,7 @@ class UpstreamResponse:
         self.length = head.framing.length
         self._framing = head.framing
         self._leftover = leftover
+        self._waiting = b""
         self._pool = pool
         self._call = call
         self._reusable = reusable
@@ -364,10 +366,21 @@ class UpstreamResponse:
         """Whether there is, or may be, any content."""
         return self.length != 0
 
+    def begin(self) -> None:
+        """Take what came with the head; while none of it is passed on, an error is still told.
+
+        Raises:
+            UpstreamMalformed: The content begins malformed.
+        """
+        try:
+            self._waiting = self._framing.feed(self._leftover)
+        except http1.MalformedResponse as error:
+            raise UpstreamMalformed from error
+
     @property
     def has_begun(self) -> bool:
         """Whether the content has begun to arrive, or there is none."""
-        return bool(self._leftover) or self._framing.complete
+        return bool(self._waiting) or self._framing.complete
 
     @property
     def request_id(self) -> str | None:
@@ -398,8 +411,7 @@ class UpstreamResponse:
     def _next_content(self) -> bytes:
         """Give some content as soon as it is here, and none when it is complete."""
         framing = self._framing
-        content = framing.feed(self._leftover)
-        self._leftover = b""
+        content, self._waiting = self._waiting, b""
         # The deadline is for content, not for bytes: framing that drips in does not extend it.
         deadline = self._call.until(self._read_timeout)
         while not content and not framing.complete:

@@ -17,10 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from wsgiref.types import WSGIEnvironment
 
-# Under these a server's environ has the client's socket.
-_SOCKET_KEYS: Final = ("gunicorn.socket", "werkzeug.socket")
 # In epoll and in poll alike: the other side closed, at least its sending half, or all is lost.
 _GONE: Final[int] = getattr(select, "EPOLLRDHUP", 0)
 
@@ -36,18 +33,6 @@ def original(module: str, name: str) -> Any:
             return patched.get_original(module, name)
         return getattr(import_module(module), name)
     return None
-
-
-def client_fd(environ: WSGIEnvironment) -> int | None:
-    """Give the file descriptor of the client's connection, or None where the server keeps it."""
-    for key in _SOCKET_KEYS:
-        sock = environ.get(key)
-        if sock is not None:
-            fd: int = sock.fileno()
-            return fd
-    # A module that uWSGI makes, and that is only there under it.
-    uwsgi = sys.modules.get("uwsgi")
-    return None if uwsgi is None else uwsgi.connection_fd()
 
 
 class Watcher:

@@ -1,0 +1,66 @@
+"""The connection to the client, where the server hands it over: to watch, and to spoil."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
+# Under these a server's environ has the client's socket.
+_SOCKET_KEYS: Final = ("gunicorn.socket", "werkzeug.socket")
+# Under this waitress has a method of its channel, which has the socket.
+_WAITRESS_KEY: Final = "waitress.client_disconnected"
+# Where a chunk's size should be (RFC 9112 section 7.1), and is none: "t" is no hexadecimal digit.
+_NO_CHUNK: Final = b"truncated\r\n"
+
+
+def client_fd(environ: WSGIEnvironment) -> int | None:
+    """Give the file descriptor of the client's connection, or None where the server keeps it."""
+    sock = _socket(environ) or getattr(_waitress_channel(environ), "socket", None)
+    if sock is not None:
+        fd: int = sock.fileno()
+        return fd
+    # A module that uWSGI makes, and that is only there under it.
+    uwsgi = sys.modules.get("uwsgi")
+    return None if uwsgi is None else uwsgi.connection_fd()
+
+
+def spoil(environ: WSGIEnvironment) -> None:
+    """Have an answer without Content-Length, of which a part has been sent, never look complete.
+
+    What a server does about an answer that fails half-way is to close the connection. A client
+    that was told `Connection: close` may take that for the end of the answer, in chunks or not:
+    Node's fetch does. So before the server closes, a chunked answer goes on with what is no
+    chunk; and one that ends with its connection, as in HTTP/1.0, by a reset.
+    """
+    sock, channel = _socket(environ), _waitress_channel(environ)
+    with suppress(OSError):
+        if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+            if sock is not None:
+                reset(sock.fileno())
+        elif sock is not None:
+            sock.sendall(_NO_CHUNK)
+        elif channel is not None:
+            channel.write_soon(_NO_CHUNK)
+
+
+def reset(fd: int) -> None:
+    """Reset a TCP connection at once, as nobody is to read from it any more."""
+    # Connecting to no address dissolves an association (connect(2), on Linux), and TCP tells the
+    # other side by a reset. Python's own connect() knows no such address.
+    if sys.platform == "linux":
+        no_address = struct.pack("H14x", 0)
+        ctypes.CDLL(None).connect(fd, no_address, len(no_address))
+
+
+def _socket(environ: WSGIEnvironment) -> Any:
+    return next((environ[key] for key in _SOCKET_KEYS if key in environ), None)
+
+
+def _waitress_channel(environ: WSGIEnvironment) -> Any:
+    return getattr(environ.get(_WAITRESS_KEY), "__self__", None)
