@@ -832,3 +832,10 @@ def test_excess_stays_noted_when_nothing_more_comes() -> None:
     framing.feed(b"0\r\n\r\nexcess")
     framing.feed(b"")
     assert framing.excess
+
+
+def test_part_of_a_request_head_does_not_show_either() -> None:
+    head = request_head("GET", "/", [("Authorization", "Key private")])
+    assert repr(head[:80]) == "<request head>"
+    assert head[:3] == b"GET"
+    assert head[0] == ord("G")

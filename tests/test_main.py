@@ -76,6 +76,7 @@ class Visits:
         self.answers = [
             app.post_json(self.prefix, {"prompt": "Why?"}, headers=TO_LLM, expect_errors=True),
             app.get("/", expect_errors=True),
+            app.get("/", headers={"Host": "rebound.example:8000"}, expect_errors=True),
         ]
         server.server_close()
 
@@ -93,7 +94,7 @@ def test_without_a_key_it_relays_to_the_fake_fal(
 ) -> None:
     command.main(["--port", "0"])
 
-    relayed, beside = visits.answers
+    relayed, beside, _ = visits.answers
     assert relayed.json["partial"] is False
     assert beside.json["reason"] == "not_found"
     url = f"http://127.0.0.1:{visits.servers[0].port}/api/fal/proxy"
@@ -101,6 +102,15 @@ def test_without_a_key_it_relays_to_the_fake_fal(
     assert f"relays from {url} to a fake fal: nothing is billed.\n" in said
     assert f'fal.config({{ proxyUrl: "{url}" }})' in said
     assert errors == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"), [("127.0.0.1", "host_not_allowed"), ("127.0.0.2", "not_found")]
+)
+def test_on_localhost_it_answers_to_no_other_name(visits: Visits, host: str, reason: str) -> None:
+    command.main(["--host", host, "--port", "0"])
+
+    assert visits.answers[2].json["reason"] == reason
 
 
 def test_with_a_key_it_relays_to_fal(
@@ -137,7 +147,7 @@ def test_with_fake_a_key_is_not_used(
 def test_it_wraps_an_application_of_the_current_directory(visits: Visits, wrapped: str) -> None:
     command.main([wrapped, "--port", "0"])
 
-    relayed, beside = visits.answers
+    relayed, beside, _ = visits.answers
     assert relayed.json["partial"] is False
     assert beside.body == b"the app"
 
@@ -215,15 +225,10 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
             id="malformed-key",
         ),
         pytest.param(
-            {"FAL_KEY": " "},
-            ["site_to_wrap:application"],
-            "The fal proxy has no key: set FAL_KEY on the server.",
-            id="blank-key",
-        ),
-        pytest.param(
             {"FAL_KEY_FILE": "/nowhere"},
             [],
-            "The file that should hold the fal key cannot be read on the server.",
+            "The file that should hold the fal key cannot be read on the server: No such file or"
+            " directory.",
             id="key-file",
         ),
         pytest.param(

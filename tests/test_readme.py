@@ -85,7 +85,7 @@ def test_the_example_with_the_fake_fal_runs() -> None:
     (code,) = [text for kind, text in BLOCKS if kind == "python" and "FakeFal" in text]
     code = code.replace(
         "    ...  # call your app",
-        "    Client(app).post('/api/fal/proxy', json={'prompt': 'x'},"
+        "    Client(app).post('/api/fal/proxy', json={'prompt': 'x'}, buffered=True,"
         " headers={'x-fal-target-url': 'https://fal.run/fal-ai/flux/dev'})",
     )
     exec(code, {"app": lambda environ, start_response: None, "Client": Client})

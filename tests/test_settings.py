@@ -85,7 +85,7 @@ NEVER = "this header is never forwarded, or is the proxy's own to set"
         pytest.param(urllib3.Timeout(10), id="urllib3-timeout"),
     ],
 )
-@pytest.mark.parametrize("name", ["connect_timeout", "read_timeout"])
+@pytest.mark.parametrize("name", ["connect_timeout", "read_timeout", "total_timeout"])
 def test_value_that_is_no_time_is_refused(name: str, value: object) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({name: value})
@@ -258,3 +258,9 @@ def test_options_are_keyword_only() -> None:
 
 def test_settings_error_is_a_value_error() -> None:
     assert issubclass(SettingsError, ValueError)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, "8"])
+def test_value_that_is_no_number_of_requests_is_refused(value: object) -> None:
+    with pytest.raises(SettingsError, match=r"max_concurrent=.*: a whole number, 1 or more, or"):
+        Settings.build({"max_concurrent": value})

@@ -132,10 +132,9 @@ def test_the_prefix_can_be_chosen() -> None:
     assert app.post("/api/fal/proxy", status=404).json["reason"] == "not_found"
 
 
-def test_a_prefix_over_the_health_path_takes_it() -> None:
-    app = served(Site(prefix="/healthz", key="id:secret"))
-
-    assert app.get("/healthz", status=400).json["reason"] == "target_missing"
+def test_a_prefix_over_the_health_path_is_refused() -> None:
+    with pytest.raises(SettingsError, match="prefix='/healthz' cannot be used"):
+        Site(prefix="/healthz", key="id:secret")
 
 
 def test_the_options_are_those_of_the_proxy(fal: FakeFal) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.raw_server import WAIT_SECONDS
 from wsgi_fal_proxy import watcher as module
 from wsgi_fal_proxy.client import client_fd
-from wsgi_fal_proxy.watcher import Watcher
+from wsgi_fal_proxy.watcher import Watcher, notice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,20 +60,14 @@ def test_a_close_is_noticed_behind_bytes_that_nobody_has_read(pair: Pair) -> Non
 def test_of_many_watches_only_those_are_called_whose_connection_was_closed() -> None:
     watcher = Watcher()
     pairs = [socket.socketpair() for _ in range(20)]
-    seen: list[int] = []
-    all_seen = threading.Event()
+    noticed = [threading.Event() for _ in pairs]
 
-    def noticing(number: int) -> None:
-        seen.append(number)
-        if len(seen) == 9:
-            all_seen.set()
-
-    for number, (ours, _) in enumerate(pairs):
-        watcher.watch(ours.fileno(), lambda number=number: noticing(number))  # type: ignore[misc]
+    for (ours, _), event in zip(pairs, noticed, strict=True):
+        watcher.watch(ours.fileno(), event.set)
     for _, theirs in pairs[1:10]:
         theirs.close()
-    assert all_seen.wait(WAIT_SECONDS)
-    assert sorted(seen) == list(range(1, 10))
+    assert all(event.wait(WAIT_SECONDS) for event in noticed[1:10])
+    assert not any(event.is_set() for event in (noticed[0], *noticed[10:]))
     for ours, theirs in pairs:
         ours.close()
         theirs.close()
@@ -120,22 +114,29 @@ def test_what_cannot_be_watched_is_let_be(kind: str, pair: Pair) -> None:
     assert not gone.is_set()
 
 
-def test_an_event_of_a_connection_that_is_another_one_by_now_is_passed_over(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_gone", [True, False], ids=["closed", "another one by now"])
+def test_an_event_counts_if_the_connection_is_still_the_one_that_was_closed(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, is_gone: bool
 ) -> None:
-    gone, looked = threading.Event(), threading.Event()
-    answers = [False, True]
-
-    def is_gone(fd: int) -> bool:
-        looked.set()
-        return answers.pop(0)
-
-    monkeypatch.setattr(module, "_is_gone", is_gone)
     ours, theirs = pair
-    Watcher().watch(ours.fileno(), gone.set)
-    theirs.close()
-    assert gone.wait(WAIT_SECONDS)
-    assert answers == []
+    gone = threading.Event()
+    watched = {ours.fileno(): gone.set}
+    if not is_gone:
+        monkeypatch.setattr(module, "_is_gone", lambda fd: False)
+    with select.epoll() as epoll:
+        epoll.register(ours.fileno(), select.EPOLLRDHUP)
+        theirs.close()
+        notice(epoll, watched)
+    assert gone.is_set() is is_gone
+    assert bool(watched) is not is_gone
+
+
+def test_an_event_of_what_is_watched_no_more_is_nobodys(pair: Pair) -> None:
+    ours, theirs = pair
+    with select.epoll() as epoll:
+        epoll.register(ours.fileno(), select.EPOLLRDHUP)
+        theirs.close()
+        notice(epoll, {})
 
 
 def test_where_there_is_no_epoll_nothing_is_noticed(

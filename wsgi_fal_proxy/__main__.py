@@ -10,11 +10,13 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.serving import make_server
 from werkzeug.utils import ImportStringError, import_string
 
+from wsgi_fal_proxy.answers import own_answer
 from wsgi_fal_proxy.configuration import has_key, options_from_environment
-from wsgi_fal_proxy.errors import FalProxyError
+from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed
 from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
 from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.site import Site
@@ -22,8 +24,8 @@ from wsgi_fal_proxy.testing import FakeFal
 from wsgi_fal_proxy.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from wsgiref.types import WSGIApplication
+    from collections.abc import Iterable, Sequence
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _DESCRIPTION: Final = """\
 Run the fal proxy on a development server, on localhost.
@@ -49,6 +51,7 @@ This server is for development. To serve others: gunicorn wsgi_fal_proxy.wsgi
 """
 _DEFAULT_PORT: Final = 8000
 _PORTS: Final = range(65_536)
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             application = _application(given.app, options)
         except (SettingsError, FalProxyError) as error:
             sys.exit(f"wsgi-fal-proxy: {error}")
+        if given.host in _LOOPBACK:
+            application = _for_this_machine(application)
         server = make_server(given.host, given.port, application, threaded=True)
         url = f"http://{_url_host(given.host)}:{server.port}{quote(prefix)}"
         sys.stdout.write(_welcome(url, fake is not None))
@@ -128,6 +133,15 @@ def _port(text: str) -> int:
             return port
     message = f"{text!r} is not a port, from {_PORTS[0]} to {_PORTS[-1]}"
     raise argparse.ArgumentTypeError(message)
+
+
+def _for_this_machine(application: WSGIApplication) -> WSGIApplication:
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if host_is_trusted(environ.get("HTTP_HOST"), _LOOPBACK):
+            return application(environ, start_response)
+        return own_answer(HostNotAllowed(), environ, start_response)
+
+    return answer
 
 
 def _url_host(host: str) -> str:

@@ -176,7 +176,7 @@ def _declared_length(environ: WSGIEnvironment) -> int | None:
     ends_by_itself = bool(environ.get("wsgi.input_terminated"))
     if environ.get("HTTP_TRANSFER_ENCODING"):
         return None if ends_by_itself else _UNUSABLE
-    declared = environ.get("CONTENT_LENGTH")
+    declared = str(environ.get("CONTENT_LENGTH") or "")
     if declared:
         return int(declared) if _CONTENT_LENGTH.fullmatch(declared) else _UNUSABLE
     # RFC 9112 section 6.3: an HTTP/1 request with neither field has no body. In HTTP/2 it may.

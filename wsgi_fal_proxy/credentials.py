@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_fal_proxy.environment import variable
 from wsgi_fal_proxy.errors import FalProxyError, KeyMalformed, KeyMissing
@@ -31,6 +33,10 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "<redacted>"
+
+    def __getitem__(self, key: Any) -> Secret:
+        """Give a part that does not show either: error reports cut long values."""
+        return Secret(super().__getitem__(key))
 
 
 class Credentials:
@@ -74,6 +80,8 @@ class Credentials:
         else:
             if isinstance(raw, str):
                 return Secret(raw)
+            # It may be the key all the same, and this frame is in the error's traceback.
+            del raw
             raise KeyMalformed("The callable that gives the fal key gave something else than text.")
         raise KeyMissing(detail)
 
@@ -111,8 +119,9 @@ class KeyFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self._last: tuple[tuple[int, int, int] | None, Secret] = (None, Secret())
+        # Not to be shown: what was meant as the key itself may have been given for its path.
+        self.path = Secret(os.fspath(path))
+        self._last: tuple[tuple[int, ...] | None, Secret] = (None, Secret())
 
     def __call__(self, environ: WSGIEnvironment) -> str:
         """Give the key that the file holds now.
@@ -122,15 +131,24 @@ class KeyFile:
             KeyMalformed: It is larger than any key.
         """
         try:
-            stat = os.stat(self.path)
-            seen = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-            known, key = self._last
-            if seen != known:
-                key = self._read()
-                self._last = (seen, key)
-        except (OSError, ValueError) as error:
-            detail = "The file that should hold the fal key cannot be read on the server."
-            raise KeyMissing(detail) from error
+            return self._current()
+        except OSError as error:
+            why = error.strerror
+        except ValueError:
+            why = "its name is no path"
+        # Outside the except blocks: the errors hold the path.
+        detail = f"The file that should hold the fal key cannot be read on the server: {why}."
+        raise KeyMissing(detail)
+
+    def _current(self) -> Secret:
+        status = os.stat(self.path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "It is not a regular file")
+        seen = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)
+        known, key = self._last
+        if seen != known:
+            key = self._read()
+            self._last = (seen, key)
         return key
 
     def _read(self) -> Secret:
@@ -149,7 +167,7 @@ class _EnvironmentKey:
     def __call__(self, environ: WSGIEnvironment) -> str | None:
         if key := variable("FAL_KEY"):
             return key
-        if path := variable("FAL_KEY_FILE"):
+        if path := Secret(variable("FAL_KEY_FILE") or ""):
             return self._file_at(path)(environ)
         key_id, key_secret = variable("FAL_KEY_ID"), variable("FAL_KEY_SECRET")
         return f"{key_id}:{key_secret}" if key_id and key_secret else None

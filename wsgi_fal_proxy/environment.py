@@ -10,8 +10,11 @@ KEY_VARIABLES: Final = ("FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET
 
 
 def variable(name: str) -> str | None:
-    """Give the value of an environment variable; one that is set to nothing counts as unset."""
-    return os.environ.get(name) or None
+    """Give the value of an environment variable, without white space around it.
+
+    One that is set to nothing, or to white space, counts as unset.
+    """
+    return os.environ.get(name, "").strip() or None
 
 
 def option_variables() -> dict[str, str]:

@@ -52,6 +52,18 @@ class NotFound(Refusal):
     default_detail = "There is nothing here; the fal proxy answers under its prefix."
 
 
+class HostNotAllowed(Refusal):
+    """Of the development server: the request is for a name that is not this machine's.
+
+    A page on the internet can have its own name resolve to 127.0.0.1 (DNS rebinding), and is then
+    of one origin with this server: it could spend the key's money.
+    """
+
+    status = "403 Forbidden"
+    reason = "host_not_allowed"
+    default_detail = "This development server answers to localhost and 127.0.0.1 only."
+
+
 class TargetMissing(Refusal):
     """Rule 3 of the formula."""
 

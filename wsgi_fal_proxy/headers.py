@@ -25,6 +25,7 @@ CLIENT_PROXY: Final = f"wsgi-fal-proxy/{__version__}"
 
 # RFC 9110 section 7.6.1, with `Proxy-Connection` (RFC 9112 appendix C.2.2) and the two
 # authentication headers that are between us and the next hop (RFC 9110 sections 11.7.1-11.7.3).
+# `Trailers` is how RFC 2616 section 13.5.1 spelt it, and so wsgiref and waitress refuse it.
 HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -35,6 +36,7 @@ HOP_BY_HOP: Final = frozenset(
         "proxy-connection",
         "te",
         "trailer",
+        "trailers",
         "transfer-encoding",
         "upgrade",
     }

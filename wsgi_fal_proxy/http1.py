@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,6 +50,11 @@ class RequestHead(bytes):
 
     def __repr__(self) -> str:
         return "<request head>"
+
+    def __getitem__(self, key: Any) -> Any:
+        """Give a part that does not show either: error reports cut long values."""
+        part = super().__getitem__(key)
+        return type(self)(part) if isinstance(part, bytes) else part
 
 
 def request_head(

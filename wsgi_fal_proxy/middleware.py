@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, Unpack
 
 from wsgi_fal_proxy.relay import FalProxy
@@ -10,6 +11,9 @@ from wsgi_fal_proxy.settings import Options, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+# What no path holds, what a path holds percent-encoded and `PATH_INFO` does not, what has no bytes.
+_NOT_IN_A_PREFIX: Final = re.compile("[\x00-\x1f\x7f?#%\ud800-\udfff]")
 
 DEFAULT_PREFIX: Final = "/api/fal/proxy"
 """Rule 1 of the formula; also where fal's own proxies answer."""
@@ -58,9 +62,7 @@ def path_prefix(prefix: object) -> str:
         isinstance(prefix, str)
         and prefix.startswith("/")
         and not prefix.endswith("/")
-        and not {"?", "#"} & set(prefix)
-        # No lone surrogates: it would have no bytes.
-        and not any("\ud800" <= character <= "\udfff" for character in prefix)
+        and not _NOT_IN_A_PREFIX.search(prefix)
     )
     if not usable:
         accepted = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"

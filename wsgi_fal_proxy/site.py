@@ -8,6 +8,7 @@ from wsgi_fal_proxy.answers import json_answer, own_answer
 from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.errors import FalProxyError, NotFound
 from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
+from wsgi_fal_proxy.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +31,8 @@ class Site:
     """
 
     def __init__(self, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[Options]) -> None:
+        if prefix == HEALTH_PATH:
+            raise SettingsError("prefix", prefix, "any other path, since there the health is told")
         self._middleware = FalProxyMiddleware(self._beside, prefix=prefix, **options)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -23,6 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Self, cast
 
 import urllib3
+from urllib3._collections import RecentlyUsedContainer
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
@@ -35,6 +36,7 @@ from urllib3.exceptions import (
 )
 from urllib3.exceptions import TimeoutError as PoolTimeoutError
 from urllib3.util.ssl_match_hostname import CertificateError
+from urllib3.util.ssltransport import SSLTransport
 
 from wsgi_fal_proxy import http1
 from wsgi_fal_proxy.body import PIECE_BYTES
@@ -72,6 +74,8 @@ _POOLS: Final = 32
 _CONNECTIONS_PER_HOST: Final = 1_000
 
 _LEAST_SECONDS: Final = 0.001
+# For an answer to a request that could not be sent whole, which is here by then, or never comes.
+_EARLY_ANSWER_SECONDS: Final = 1.0
 
 # What may be raised, specific first, and what it means.
 _CONNECT_ERRORS: Final[Errors] = (
@@ -155,7 +159,8 @@ class Call:
 
 def _shut_down(fd: int) -> None:
     # Below TLS, gevent and all, whose state is the other thread's: only the system call.
-    with suppress(OSError):
+    # A descriptor of -1 is a ValueError: urllib3 is just putting TLS around the socket.
+    with suppress(OSError, ValueError):
         sock = _socket.socket(fileno=fd)
         try:
             sock.shutdown(_socket.SHUT_RDWR)
@@ -219,12 +224,16 @@ class Upstream:
     def forget_connections(self) -> None:
         """Have nothing more to do with the connections there are: after a fork, the parent's."""
         pools = self._manager.pools
-        # A thread of the parent's may have held the lock, and will never release it here.
         if pools.lock.acquire(blocking=False):
             try:
                 self._manager.clear()
             finally:
                 pools.lock.release()
+        else:
+            # A thread of the parent's held the lock, and will never release it here. What it
+            # guards must not be touched: not even to be freed, which takes locks as well.
+            _left_behind.append(pools)
+            self._manager.pools = RecentlyUsedContainer(_POOLS)
 
     @staticmethod
     def _told(call: Call, error: GatewayError) -> GatewayError:
@@ -255,10 +264,10 @@ class Upstream:
                 connection.connect()
         except _CONNECT_CAUGHT as error:
             raise _mapped(error, _CONNECT_ERRORS) from error
-        if isinstance(connection.sock, ssl.SSLSocket):
+        if hasattr(connection.sock, "suppress_ragged_eofs"):
             # So that a connection cut off without TLS's own goodbye does not pass for the end of
             # content that ends with the connection (RFC 9112 section 9.8).
-            connection.sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+            connection.sock.suppress_ragged_eofs = False
 
     def _exchange(
         self,
@@ -275,7 +284,7 @@ class Upstream:
         reader = http1.HeadReader()
         try:
             sent = self._send(call, sock, request, body)
-            deadline = call.until(self._read_timeout)
+            deadline = call.until(self._read_timeout if sent else _EARLY_ANSWER_SECONDS)
             while (head := reader.feed(_received(sock, deadline))) is None:
                 pass
         except _HEAD_CAUGHT as error:
@@ -288,14 +297,15 @@ class Upstream:
             pool,
             head,
             leftover=reader.leftover,
-            reusable=sent and head.reusable,
+            # With TLS in TLS, what comes uncalled for waits where no check before use sees it.
+            reusable=sent and head.reusable and not isinstance(sock, SSLTransport),
             read_timeout=self._read_timeout,
         )
 
     def _send(
         self, call: Call, sock: socket.socket, request: http1.RequestHead, body: RequestBody
     ) -> bool:
-        """Send it all; tell whether that worked. If not, the target may still have answered."""
+        """Send it all; tell whether that worked. If not, the target may have answered before."""
         try:
             sock.settimeout(_left(call.until(self._read_timeout)))
             sock.sendall(request)
@@ -305,8 +315,6 @@ class Upstream:
                 sock.sendall(framed(piece))
             if body.length is None:
                 sock.sendall(http1.LAST_CHUNK)
-        except TimeoutError:
-            raise
         except OSError:
             return False
         return True
@@ -548,14 +556,15 @@ def _give_back(pool: HTTPConnectionPool, connection: Connection, *, reusable: bo
     pool._put_conn(connection)  # noqa: SLF001
 
 
+_left_behind: Final[list[object]] = []
 # Those to tell of a fork.
 _in_this_process: Final[weakref.WeakSet[Upstream]] = weakref.WeakSet()
 
 
-def _after_fork() -> None:
+def _after_fork() -> None:  # pragma: no cover - in the child, whose acts a test sees
     for upstream in list(_in_this_process):
         upstream.forget_connections()
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=_after_fork)

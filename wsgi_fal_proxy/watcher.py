@@ -84,21 +84,28 @@ class Watcher:
         if make is None:
             return None
         with self._starting:
-            if self._epoll is None:
-                self._epoll = make()
-                original("_thread", "start_new_thread")(self._run, (self._epoll, self._watched))
+            if self._epoll is None:  # pragma: no branch - but for two that start at once
+                epoll = make()
+                original("_thread", "start_new_thread")(_run, (epoll, self._watched))
+                self._epoll = epoll
         return self._epoll
 
-    def _run(self, epoll: Any, watched: dict[int, Callable[[], None]]) -> None:
-        while True:
-            for fd, _ in epoll.poll():
-                # By now the descriptor may be another connection's, and its watch another one.
-                if not _is_gone(fd):
-                    continue
-                with suppress(OSError):
-                    epoll.unregister(fd)
-                if on_gone := watched.pop(fd, None):
-                    on_gone()
+
+def _run(epoll: Any, watched: dict[int, Callable[[], None]]) -> None:
+    while True:  # pragma: no cover - on a thread that no tracer is told of
+        notice(epoll, watched)
+
+
+def notice(epoll: Any, watched: dict[int, Callable[[], None]]) -> None:
+    """Wait for connections to be closed by the other side, and call back for each."""
+    for fd, _ in epoll.poll():
+        # By now the descriptor may be another connection's, and its watch another one.
+        if not _is_gone(fd):
+            continue
+        with suppress(OSError):
+            epoll.unregister(fd)
+        if on_gone := watched.pop(fd, None):
+            on_gone()
 
 
 def _is_gone(fd: int) -> bool:
@@ -109,5 +116,5 @@ def _is_gone(fd: int) -> bool:
 
 watcher: Final = Watcher()
 """The process's own."""
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=watcher.reset)

@@ -1,0 +1,86 @@
+"""The client's connection: spoilt where an answer broke off, reset where nobody reads."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from wsgi_fal_proxy import client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """A connection's two ends: the server's, and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with ours, theirs:
+        yield ours, theirs
+
+
+class Channel:
+    """As much of waitress's as counts."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.written: list[bytes] = []
+
+    def check_client_disconnected(self) -> bool: ...  # type: ignore[empty-body]
+
+    def write_soon(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+@pytest.mark.parametrize("key", ["gunicorn.socket", "werkzeug.socket"])
+def test_an_answer_in_chunks_goes_on_with_what_is_no_chunk(pair: Pair, key: str) -> None:
+    ours, theirs = pair
+    client.spoil({"SERVER_PROTOCOL": "HTTP/1.1", key: ours})
+    assert theirs.recv(100) == b"truncated\r\n"
+
+
+def test_waitress_writes_it_itself(pair: Pair) -> None:
+    channel = Channel(pair[0])
+    environ = {"waitress.client_disconnected": channel.check_client_disconnected}
+    client.spoil({"SERVER_PROTOCOL": "HTTP/1.1", **environ})
+    assert channel.written == [b"truncated\r\n"]
+    assert client.client_fd(environ) == pair[0].fileno()
+
+
+def test_an_answer_that_ends_with_its_connection_is_reset(pair: Pair) -> None:
+    ours, theirs = pair
+    ours.sendall(b"part")
+    client.spoil({"SERVER_PROTOCOL": "HTTP/1.0", "gunicorn.socket": ours})
+    assert theirs.recv(100) == b"part"
+    with pytest.raises(ConnectionResetError):
+        theirs.recv(100)
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
+def test_where_the_server_keeps_its_socket_nothing_is_done(protocol: str) -> None:
+    client.spoil({"SERVER_PROTOCOL": protocol})
+
+
+def test_a_client_that_has_left_is_no_error(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.close()
+    environ: dict[str, Any] = {"SERVER_PROTOCOL": "HTTP/1.1", "gunicorn.socket": ours}
+    for _ in range(3):
+        client.spoil(environ)
+    client.reset(ours.fileno())
+
+
+def test_where_the_system_knows_no_such_reset_it_is_left_to_the_server(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pair
+    monkeypatch.setattr("sys.platform", "darwin")
+    client.reset(ours.fileno())
+    ours.sendall(b"still there")
+    assert theirs.recv(100) == b"still there"
