@@ -11,12 +11,13 @@ import webtest
 
 from tests.network import NetworkGuard
 from wsgi_fal_proxy import FalProxy
-from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT
-from wsgi_fal_proxy.environment import KEY_VARIABLES, OPTION_PREFIX
 from wsgi_fal_proxy.testing import FakeFal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# What the developer has set is not for the tests, nor for the processes that they start.
+_unset = [os.environ.pop(name) for name in list(os.environ) if name.startswith("FAL_")]
 
 _guard = NetworkGuard()
 sys.addaudithook(_guard.audit)
@@ -44,13 +45,6 @@ def network() -> NetworkGuard:
     """Names that were looked up, and addresses that were dialled, in this test and process."""
     _guard.reset()
     return _guard
-
-
-@pytest.fixture(autouse=True)
-def _no_fal_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = (f"{OPTION_PREFIX}{name.upper()}" for name in _IN_THE_ENVIRONMENT)
-    for name in (*KEY_VARIABLES, *options):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -480,3 +480,15 @@ def test_key_of_a_file_does_not_show_in_a_repr(key_file: Path) -> None:
     source = KeyFile(key_file)
     key_file.write_text("private")
     assert "private" not in repr([source({}), source, vars(source)])
+
+
+@pytest.mark.parametrize("name", ["FAL_KEY_ID", "FAL_KEY_SECRET"])
+def test_half_a_key_is_told(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "half")
+    with pytest.raises(KeyMissing, match="only one is set"):
+        Credentials(None).authorization({})
+
+
+def test_callable_that_gives_no_key_is_to_blame_itself() -> None:
+    with pytest.raises(KeyMissing, match="The callable that gives the fal key"):
+        Credentials(lambda _: None).authorization({})

@@ -1163,3 +1163,10 @@ def test_tls_without_trustme_is_an_import_error_and_leaves_nothing_open(
 
     # What was left open would warn here.
     gc.collect()
+
+
+def test_what_has_not_started_makes_no_pool_manager() -> None:
+    fake = FakeFal()
+    with pytest.raises(RuntimeError, match="has not been started"):
+        fake.pool_manager()
+    fake.stop()

@@ -99,8 +99,8 @@ def test_without_a_key_it_relays_to_the_fake_fal(
     assert beside.json["reason"] == "not_found"
     url = f"http://127.0.0.1:{visits.servers[0].port}/api/fal/proxy"
     said, errors = capsys.readouterr()
-    assert f"relays from {url} to a fake fal: nothing is billed.\n" in said
-    assert f'fal.config({{ proxyUrl: "{url}" }})' in said
+    assert f"relays from {url}\nto a fake fal, as there is no key: nothing is billed.\n" in said
+    assert 'fal.config({ proxyUrl: "/api/fal/proxy" })' in said
     assert errors == ""
 
 
@@ -111,6 +111,24 @@ def test_on_localhost_it_answers_to_no_other_name(visits: Visits, host: str, rea
     command.main(["--host", host, "--port", "0"])
 
     assert visits.answers[2].json["reason"] == reason
+
+
+def test_beyond_this_machine_it_says_whose_calls_are_billed(
+    visits: Visits, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAL_KEY", "id:s3cret")
+
+    command.main(["--host", "127.0.0.2", "--port", "0"])
+
+    assert "bills you for whoever can reach this machine.\n" in capsys.readouterr().out
+
+
+def test_asked_for_the_fake_fal_it_does_not_say_that_there_is_no_key(
+    visits: Visits, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main(["--fake", "--port", "0"])
+
+    assert "\nto a fake fal: nothing is billed.\n" in capsys.readouterr().out
 
 
 def test_with_a_key_it_relays_to_fal(
@@ -182,7 +200,7 @@ def test_it_prints_an_ipv6_address_as_part_of_a_url(
     command.main(["--host", "::1", "--port", "0"])
 
     url = f"http://[::1]:{visits.servers[0].port}/api/fal/proxy"
-    assert f"relays from {url} to " in capsys.readouterr().out
+    assert f"relays from {url}\n" in capsys.readouterr().out
 
 
 def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +245,7 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             {"FAL_KEY_FILE": "/nowhere"},
             [],
-            "The file that should hold the fal key cannot be read on the server: No such file or"
+            "The server's file for the fal key (FAL_KEY_FILE) cannot be read: No such file or"
             " directory.",
             id="key-file",
         ),
@@ -252,7 +270,7 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             {},
             ["site_to_wrap:__name__"],
-            "app='site_to_wrap' cannot be used: a WSGI application",
+            "app='site_to_wrap' cannot be used: a WSGI application, which can be called",
             id="no-application",
         ),
     ],

@@ -233,7 +233,9 @@ def test_what_is_not_an_application_cannot_be_wrapped(app: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         FalProxyMiddleware(app)
 
-    assert str(caught.value) == f"app={app!r} cannot be used: a WSGI application"
+    assert (
+        str(caught.value) == f"app={app!r} cannot be used: a WSGI application, which can be called"
+    )
 
 
 def test_an_unknown_option_is_refused() -> None:
@@ -248,3 +250,8 @@ def test_an_unknown_option_is_refused() -> None:
 def test_options_are_given_by_name() -> None:
     with pytest.raises(TypeError, match="positional"):
         FalProxyMiddleware(not_called, "/fal")  # type: ignore[call-arg]
+
+
+def test_a_misspelled_prefix_is_told_of_the_prefix() -> None:
+    with pytest.raises(SettingsError, match="did you mean prefix"):
+        FalProxyMiddleware(lambda environ, start_response: [], prefixx="/fal")  # type: ignore[call-arg]

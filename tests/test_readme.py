@@ -10,7 +10,7 @@ from werkzeug.test import Client
 
 from tests.serving import ROOT
 from wsgi_fal_proxy import FalProxyMiddleware, environment
-from wsgi_fal_proxy.__main__ import _welcome
+from wsgi_fal_proxy.__main__ import _parser, _welcome, _whose
 from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT
 from wsgi_fal_proxy.errors import FalProxyError, Truncated
 from wsgi_fal_proxy.settings import Settings
@@ -69,9 +69,10 @@ def test_every_variable_is_in_the_table() -> None:
 
 
 def test_the_run_is_what_the_command_prints() -> None:
-    printed = _welcome("http://127.0.0.1:8000/api/fal/proxy", is_fake=True)
+    prefix = "/api/fal/proxy"
+    whose = _whose(_parser().parse_args([]), is_fake=True)
     (shown,) = [text for kind, text in BLOCKS if not kind]
-    assert printed.startswith(shown)
+    assert _welcome(f"http://127.0.0.1:8000{prefix}", prefix, whose) == shown
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

@@ -440,3 +440,30 @@ def test_any_text_is_a_target_at_fal_or_refused_by_name(text: str) -> None:
 def test_other_url_parsers_read_the_same_host_in_an_accepted_text(text: str) -> None:
     target = parsed(text)
     assert target is None or target.host == urlsplit(text).hostname == parse_url(text).host
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        pytest.param("http://fal.run/", "does not begin with https://", id="scheme"),
+        pytest.param("fal-ai/flux", "does not begin with https://", id="no-url"),
+        pytest.param("https://fal.run/a b", "holds a space, a control character or", id="space"),
+        pytest.param("https://fal.run\\a", "holds a backslash", id="backslash"),
+        pytest.param("https://fal.run/#a", "holds a fragment, which begins with #", id="fragment"),
+        pytest.param("https://me@fal.run/", "holds a user name", id="user"),
+        pytest.param("https://fal.run:80/", "names a port that is not 443", id="port"),
+        pytest.param("https://fal.run/a,b", "holds a comma in its path", id="comma"),
+        pytest.param("https://fal.run/?a,https://fal.run/", "is two", id="two"),
+        pytest.param("https://fal.run./", "has a host that is no plain name", id="host"),
+    ],
+)
+def test_what_is_wrong_with_a_target_is_told(text: str, what: str) -> None:
+    with pytest.raises(TargetInvalid) as caught:
+        Target.parse(text)
+    assert caught.value.detail.startswith(f"The target in x-fal-target-url {what}")
+
+
+@pytest.mark.parametrize("text", ["https://" + "a" * 7_000, "https://" + "@:" * 3_000 + ","])
+def test_telling_what_is_wrong_takes_no_time(text: str) -> None:
+    with pytest.raises(TargetInvalid):
+        Target.parse(text)

@@ -33,7 +33,8 @@ Run the fal proxy on a development server, on localhost.
 With FAL_KEY set it relays to fal, and fal bills you for it. Without a key, or with --fake, it
 relays to a fake fal in this same process: it costs nothing, and answers with made-up pictures.
 
-With MODULE:APP it wraps that WSGI application, which then answers all paths but the proxy's own:
+With MODULE:APP it wraps that WSGI application, which then answers all paths but the proxy's own
+(a FalProxy that the application mounts itself stays as it is, and calls fal):
 
     wsgi-fal-proxy myproject.wsgi:application
 """
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             application = _for_this_machine(application)
         server = make_server(given.host, given.port, application, threaded=True)
         url = f"http://{_url_host(given.host)}:{server.port}{quote(prefix)}"
-        sys.stdout.write(_welcome(url, fake is not None))
+        sys.stdout.write(_welcome(url, quote(prefix), _whose(given, is_fake=fake is not None)))
         sys.stdout.flush()
         server.serve_forever()
 
@@ -148,10 +149,19 @@ def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _welcome(url: str, is_fake: bool) -> str:
-    whose = "a fake fal: nothing is billed" if is_fake else "fal, with your key: fal bills you"
+def _whose(given: argparse.Namespace, *, is_fake: bool) -> str:
+    if is_fake:
+        why = "" if given.fake else ", as there is no key"
+        return f"a fake fal{why}: nothing is billed"
+    if given.host in _LOOPBACK:
+        return "fal, with your key: fal bills you"
+    return "fal, with your key: fal bills you for whoever can reach this machine"
+
+
+def _welcome(url: str, prefix: str, whose: str) -> str:
     return f"""\
-The fal proxy relays from {url} to {whose}.
+The fal proxy relays from {url}
+to {whose}.
 
 Try it:
 
@@ -160,7 +170,7 @@ Try it:
     -H 'content-type: application/json' \\
     -d '{{"prompt": "a red fox in the snow"}}'
 
-In the browser: fal.config({{ proxyUrl: "{url}" }})
+In a page of the same origin: fal.config({{ proxyUrl: "{prefix}" }})
 Press CTRL+C to stop.
 """
 

@@ -89,7 +89,8 @@ def _key_file(text: str) -> KeyFile:
 
 
 def _names(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
+    # One to a line is what ini files are used to.
+    return text.replace(",", " ").split()
 
 
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {

@@ -22,6 +22,7 @@ KeySource = Callable[["WSGIEnvironment"], "str | None"]
 _NOT_IN_A_KEY: Final = re.compile(r"[^!-~]")
 # Secret files and pasted values end in these.
 _STRIPPED: Final = " \t\r\n\v\f"
+_GAVE_NONE: Final = "The callable that gives the fal key on the server gave none."
 # A fal key has about 70 characters; what is larger is some other file.
 _MAX_KEY_FILE_BYTES: Final = 4_096
 
@@ -51,6 +52,8 @@ class Credentials:
 
     def __init__(self, key: str | KeySource | None) -> None:
         self._source = _source(key)
+        # What to say where the environment is not to blame.
+        self._gives_none = _GAVE_NONE if callable(key) else None
         # The last key and its value, so that a key is checked when it changes and not at each
         # request. One tuple, so that two threads that set it at once cannot mix two keys up.
         self._last: tuple[Secret, Secret] = (Secret(), Secret())
@@ -63,6 +66,8 @@ class Credentials:
             KeyMalformed: It holds a space, a control character or a character outside ASCII.
         """
         raw = self._raw(environ)
+        if not raw and self._gives_none is not None:
+            raise KeyMissing(self._gives_none)
         known, authorization = self._last
         if raw != known or not raw:
             authorization = Secret(f"Key {_checked(raw)}")
@@ -137,7 +142,7 @@ class KeyFile:
         except ValueError:
             why = "its name is no path"
         # Outside the except blocks: the errors hold the path.
-        detail = f"The file that should hold the fal key cannot be read on the server: {why}."
+        detail = f"The server's file for the fal key (FAL_KEY_FILE) cannot be read: {why}."
         raise KeyMissing(detail)
 
     def _current(self) -> Secret:
@@ -169,8 +174,12 @@ class _EnvironmentKey:
             return key
         if path := Secret(variable("FAL_KEY_FILE") or ""):
             return self._file_at(path)(environ)
-        key_id, key_secret = variable("FAL_KEY_ID"), variable("FAL_KEY_SECRET")
-        return f"{key_id}:{key_secret}" if key_id and key_secret else None
+        key_id = Secret(variable("FAL_KEY_ID") or "")
+        key_secret = Secret(variable("FAL_KEY_SECRET") or "")
+        if bool(key_id) != bool(key_secret):
+            detail = "Of FAL_KEY_ID and FAL_KEY_SECRET only one is set on the server."
+            raise KeyMissing(detail)
+        return f"{key_id}:{key_secret}" if key_id else None
 
     def _file_at(self, path: str) -> KeyFile:
         if self._file is None or self._file.path != path:

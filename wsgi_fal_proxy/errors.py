@@ -95,7 +95,10 @@ class BodyIncomplete(Refusal):
 
     status = "400 Bad Request"
     reason = "body_incomplete"
-    default_detail = "The request body ended before the length that its headers declare."
+    default_detail = (
+        "The request body ended before the length that its headers declare, or something before"
+        " the proxy has read of it."
+    )
 
 
 class TargetInvalid(Refusal):

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final, Unpack
 
 from wsgi_fal_proxy.relay import FalProxy
-from wsgi_fal_proxy.settings import Options, SettingsError
+from wsgi_fal_proxy.settings import Options, Settings, SettingsError, refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,8 @@ class FalProxyMiddleware:
         self, app: WSGIApplication, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[Options]
     ) -> None:
         if not callable(app):
-            raise SettingsError("app", app, "a WSGI application")
+            raise SettingsError("app", app, "a WSGI application, which can be called")
+        refuse_unknown(options, ["prefix", *Settings.names()])
         self._app = app
         self._prefix = path_prefix(prefix)
         self._below = self._prefix + "/"

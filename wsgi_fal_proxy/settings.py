@@ -84,8 +84,13 @@ class Settings:
         Raises:
             SettingsError: An option is unknown, or its value cannot be used.
         """
-        refuse_unknown(options, [option.name for option in fields(cls)])
+        refuse_unknown(options, cls.names())
         return cls(**options)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Give the options' names."""
+        return [option.name for option in fields(cls)]
 
 
 def refuse_unknown(

@@ -33,6 +33,7 @@ class Site:
     def __init__(self, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[Options]) -> None:
         if prefix == HEALTH_PATH:
             raise SettingsError("prefix", prefix, "any other path, since there the health is told")
+        self._elsewhere = f"There is nothing here; the fal proxy answers at {prefix}."
         self._middleware = FalProxyMiddleware(self._beside, prefix=prefix, **options)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -47,7 +48,7 @@ class Site:
         RequestBody(environ, max_bytes=0).discard()
         try:
             if environ.get("PATH_INFO") != HEALTH_PATH:
-                raise NotFound
+                raise NotFound(self._elsewhere)
             self.check_key(environ)
         except FalProxyError as error:
             return own_answer(error, environ, start_response)

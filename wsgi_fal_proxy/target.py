@@ -34,6 +34,19 @@ _TARGET: Final = re.compile(
 # The other half of that: a second target joined on to the first one's query.
 _SECOND_TARGET: Final = re.compile(r",(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)", re.IGNORECASE | re.ASCII)
 
+# What to tell of a text that is no target: the first that is found in it.
+_WRONG: Final = (
+    (r"^(?!https://)", "does not begin with https://"),
+    (r"[^!-~]", "holds a space, a control character or a character outside ASCII"),
+    (r"\\", "holds a backslash"),
+    (r"#", "holds a fragment, which begins with #"),
+    (r"^https://[^/?]*@", "holds a user name"),
+    (r"^https://[^/?]*:", "names a port that is not 443"),
+    (r"^[^?]*,", "holds a comma in its path"),
+    (r",", "is two"),
+    (r"", "has a host that is no plain name"),
+)
+
 _FAL_DOMAINS: Final = ("fal.ai", "fal.run")
 
 _SEGMENT: Final = r"[A-Za-z0-9_~][A-Za-z0-9_.~-]*"
@@ -75,7 +88,7 @@ class Target:
             raise TargetInvalid(detail)
         match = _TARGET.fullmatch(text)
         if match is None or _SECOND_TARGET.search(text):
-            raise TargetInvalid
+            raise TargetInvalid(f"The target in x-fal-target-url {_what_is_wrong_with(text)}.")
         host = match["host"].lower()
         if len(host) > _MAX_HOST_LENGTH or not _is_fal(host):
             raise TargetHostNotAllowed
@@ -94,6 +107,10 @@ class Target:
             self.host == "queue.fal.run"
             and _QUEUE_CANCEL.fullmatch(self.request_target) is not None
         )
+
+
+def _what_is_wrong_with(text: str) -> str:
+    return next(what for pattern, what in _WRONG if re.search(pattern, text, re.IGNORECASE))
 
 
 def _is_fal(host: str) -> bool:

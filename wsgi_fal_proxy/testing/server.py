@@ -129,7 +129,14 @@ class FakeFal:
         return self._app.requests
 
     def pool_manager(self) -> FakeFalPoolManager:
-        """Make a value for the option `pool_manager`: the one seam by which a proxy comes here."""
+        """Make a value for the option `pool_manager`: the one seam by which a proxy comes here.
+
+        Raises:
+            RuntimeError: It has not been started, so that calls would wait in vain.
+        """
+        if not self._threads:
+            message = "This FakeFal has not been started: use it in a with block, or call start()"
+            raise RuntimeError(message)
         return FakeFalPoolManager(self.port, self.ca_file)
 
     def advance(self) -> None:
@@ -214,7 +221,9 @@ def _certified() -> tuple[ssl.SSLContext, bytes]:
     try:
         import trustme  # noqa: PLC0415 - only the extra has it
     except ImportError as error:
-        message = "FakeFal(tls=True) needs trustme: pip install 'wsgi-fal-proxy[testing]'"
+        message = (
+            "FakeFal(tls=True) needs trustme: install it, or the extra wsgi-fal-proxy[testing]"
+        )
         raise ImportError(message) from error
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
