@@ -455,8 +455,10 @@ class _Connection(HTTPSConnection):
         for waiting, (family, kind, protocol, _, address) in zip(
             range(len(found), 0, -1), found, strict=True
         ):
-            sock = socket.socket(family, kind, protocol)
+            sock: socket.socket | None = None
             try:
+                # It fails for a family that this system has not, such as IPv6.
+                sock = socket.socket(family, kind, protocol)
                 for option in self.socket_options or ():
                     sock.setsockopt(*option)
                 # Each gets its share of what is left, so that one that is dead leaves the next
@@ -467,7 +469,8 @@ class _Connection(HTTPSConnection):
                 # For TLS; urllib3 sets no timeout of its own.
                 sock.settimeout(_left(deadline))
             except OSError as error:
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 if waiting == 1:
                     raise _connect_error(self, error) from error
             else:
