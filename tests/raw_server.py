@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -33,6 +34,8 @@ class Connection:
     sock: socket.socket
     number: int
     received: bytearray = field(default_factory=bytearray)
+    byte_by_byte: bool = False
+    """Whether each byte is sent in a record and a packet of its own."""
 
     def read_head(self) -> bytes:
         """Read one request head, and keep what came after it for `read`."""
@@ -66,8 +69,20 @@ class Connection:
         self.received[:] = rest
         return line
 
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        """Answer the handshake of a connection that was accepted in plain text."""
+        self.sock = context.wrap_socket(self.sock, server_side=True)
+
     def send(self, data: bytes) -> None:
-        self.sock.sendall(data)
+        if not self.byte_by_byte:
+            self.sock.sendall(data)
+            return
+        for byte in data:
+            self.sock.sendall(bytes([byte]))
+
+    def send_below_tls(self, data: bytes) -> None:
+        """Send bytes that are no TLS record of this connection's."""
+        os.write(self.sock.fileno(), data)
 
     def wait_for_close(self) -> None:
         """Read until the other side has closed."""
@@ -105,6 +120,8 @@ class RawServer:
         script: What to do with a connection; it is closed afterwards.
         tls: Whether to speak TLS, with a certificate for fal's hosts.
         hosts: The names in the certificate.
+        authority: Who issues the certificate; one made on the spot, if None.
+        plain: The numbers of the connections that are left to the script without TLS.
     """
 
     def __init__(
@@ -113,17 +130,21 @@ class RawServer:
         *,
         tls: bool = True,
         hosts: tuple[str, ...] = ("fal.run", "*.fal.run"),
+        authority: trustme.CA | None = None,
+        plain: Collection[int] = (),
     ) -> None:
         self._script = script
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._plain = plain
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
         self.errors: list[BaseException] = []
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
         self._context: ssl.SSLContext | None = None
         self.authority: trustme.CA | None = None
         if tls:
-            self.authority = trustme.CA()
+            self.authority = authority or trustme.CA()
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.authority.issue_cert(*hosts).configure_cert(self._context)
 
@@ -135,8 +156,25 @@ class RawServer:
         self.authority.cert_pem.write_to_path(str(ca_file))
         return FakeFalPoolManager(self.port, ca_file)
 
-    def __enter__(self) -> Self:
+    def listen(self) -> None:
+        """Accept connections, which are refused before."""
+        self._listener.listen()
         self._start(self._accept)
+
+    def fill_backlog(self) -> list[socket.socket]:
+        """Have the system accept as many connections as it will without us, and give them."""
+        self._listener.listen(0)
+        fillers: list[socket.socket] = []
+        while True:
+            fillers.append(socket.socket())
+            fillers[-1].settimeout(0.1)
+            try:
+                fillers[-1].connect(("127.0.0.1", self.port))
+            except TimeoutError:
+                return fillers
+
+    def __enter__(self) -> Self:
+        self.listen()
         return self
 
     def __exit__(
@@ -146,15 +184,16 @@ class RawServer:
         traceback: TracebackType | None,
     ) -> None:
         # Wakes accept(), which close() alone would not.
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for thread in self._threads:
+        for thread in self.threads:
             thread.join(WAIT_SECONDS)
         assert not self.errors, self.errors
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
-        self._threads.append(thread)
+        self.threads.append(thread)
         thread.start()
 
     def _accept(self) -> None:
@@ -168,16 +207,19 @@ class RawServer:
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         sock.settimeout(WAIT_SECONDS)
+        # What is sent goes at once, and by itself.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(sock, number)
         try:
-            if self._context is not None:
-                sock = self._context.wrap_socket(sock, server_side=True)
-            self._script(Connection(sock, number))
+            if self._context is not None and number not in self._plain:
+                connection.start_tls(self._context)
+            self._script(connection)
         except OSError:
             pass  # the other side has left, as some tests have it do
         except BaseException as error:  # noqa: BLE001 - told to the test
             self.errors.append(error)
         finally:
-            sock.close()
+            connection.sock.close()
 
 
 def answering(*answers: bytes) -> Script:

@@ -1158,7 +1158,7 @@ def test_tls_without_trustme_is_an_import_error_and_leaves_nothing_open(
 ) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
 
-    with pytest.raises(ImportError, match=r"pip install 'wsgi-fal-proxy\[testing\]'"):
+    with pytest.raises(ImportError, match=r"as in the extra wsgi-fal-proxy\[testing\]"):
         FakeFal(tls=True)
 
     # What was left open would warn here.

@@ -105,16 +105,17 @@ class FalProxy:
             return _answer(environ, response, relaying, start_response)
         except FalProxyError as error:
             relaying.log(error)
-            ours = error
+            relaying.end()
+            body.discard()
+            return own_answer(error, environ, start_response)
         except Exception:
             _logger.exception("The fal proxy failed on a request; please report this.")
-            ours = InternalError()
+            relaying.end()
+            body.discard()
+            return own_answer(InternalError(), environ, start_response)
         except BaseException:
             relaying.end()
             raise
-        relaying.end()
-        body.discard()
-        return own_answer(ours, environ, start_response)
 
     def check_key(self, environ: WSGIEnvironment) -> None:
         """Look the key up as for a request, and send nothing.
@@ -235,6 +236,7 @@ def _answer(
     start_response: StartResponse,
 ) -> Iterable[bytes]:
     """Pass fal's answer on: its status, its headers, and its content as it comes."""
+    relaying.request_id = response.request_id
     try:
         response.begin()
         coding = content_coding(response.headers) if response.has_content else None
@@ -276,7 +278,6 @@ class _Content:
         # Nothing to begin with, where fal's content is not here yet: servers that send the head
         # with what is first written send it now.
         self._begun = response.has_begun
-        relaying.request_id = response.request_id
 
     def __iter__(self) -> Self:
         return self

@@ -453,11 +453,12 @@ def _checked(manager: object) -> urllib3.PoolManager | None:
 
 
 def _default_pool_manager() -> urllib3.PoolManager:
+    # Made once, since it reads the system's trust store, or what SSL_CERT_FILE names instead.
+    context = ssl.create_default_context()
+    # RFC 9525 section 2: a certificate's common name is no name of a host.
+    context.hostname_checks_common_name = False
     manager = urllib3.PoolManager(
-        num_pools=_POOLS,
-        maxsize=_CONNECTIONS_PER_HOST,
-        # Made once, since it reads the system's trust store, or what SSL_CERT_FILE names instead.
-        ssl_context=ssl.create_default_context(),
+        num_pools=_POOLS, maxsize=_CONNECTIONS_PER_HOST, ssl_context=context
     )
     manager.pool_classes_by_scheme = {"https": _Pool}
     return manager
@@ -475,8 +476,10 @@ class _Connection(HTTPSConnection):
         for waiting, (family, kind, protocol, _, address) in zip(
             range(len(found), 0, -1), found, strict=True
         ):
-            sock = socket.socket(family, kind, protocol)
+            sock: socket.socket | None = None
             try:
+                # It fails for a family that this system has not, such as IPv6.
+                sock = socket.socket(family, kind, protocol)
                 for option in self.socket_options or ():
                     sock.setsockopt(*option)
                 # Each gets its share of what is left, so that one that is dead leaves the next
@@ -487,7 +490,8 @@ class _Connection(HTTPSConnection):
                 # For TLS; urllib3 sets no timeout of its own.
                 sock.settimeout(_left(deadline))
             except OSError as error:
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 if waiting == 1:
                     raise _connect_error(self, error) from error
             else:

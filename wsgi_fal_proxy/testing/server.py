@@ -221,9 +221,7 @@ def _certified() -> tuple[ssl.SSLContext, bytes]:
     try:
         import trustme  # noqa: PLC0415 - only the extra has it
     except ImportError as error:
-        message = (
-            "FakeFal(tls=True) needs trustme: install it, or the extra wsgi-fal-proxy[testing]"
-        )
+        message = "FakeFal(tls=True) needs trustme, as in the extra wsgi-fal-proxy[testing]"
         raise ImportError(message) from error
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
