@@ -30,7 +30,7 @@ from tests.raw_server import WAIT_SECONDS, Connection, RawServer
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.body import PIECE_BYTES
 from wsgi_fal_proxy.errors import FalProxyError, Truncated
-from wsgi_fal_proxy.relay import _Relaying
+from wsgi_fal_proxy.relaying import Relaying
 from wsgi_fal_proxy.upstream import _Pool
 
 if TYPE_CHECKING:
@@ -1197,13 +1197,13 @@ def test_no_fault_shows_the_key(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     tracebacks: list[str] = []
-    log = _Relaying.log
+    log = Relaying.log
 
-    def showing_log(relaying: _Relaying, error: FalProxyError) -> None:
+    def showing_log(relaying: Relaying, error: FalProxyError) -> None:
         tracebacks.append(shown(error))
         log(relaying, error)
 
-    monkeypatch.setattr(_Relaying, "log", showing_log)
+    monkeypatch.setattr(Relaying, "log", showing_log)
     first, second = meet(fault, tmp_path)
     assert bool(tracebacks) is not isinstance(fault.outcome, Relayed)
     told = [*tracebacks, caplog.text]

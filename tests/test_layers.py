@@ -18,9 +18,10 @@ LEVELS = {
     **dict.fromkeys(("headers", "target", "body", "credentials", "client", "watcher"), 1),
     **dict.fromkeys(("answers", "coding", "http1", "settings"), 2),
     "upstream": 3,
-    "relay": 4,
-    "middleware": 5,
-    **dict.fromkeys(("configuration", "site"), 6),
+    "relaying": 4,
+    "relay": 5,
+    "middleware": 6,
+    **dict.fromkeys(("configuration", "site"), 7),
 }
 # What users import and start: above all levels.
 ENTRY_POINTS = frozenset({"__init__", "__main__", "paste", "wsgi"})

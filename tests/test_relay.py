@@ -16,7 +16,7 @@ from wsgi_fal_proxy import FalProxy, KeyFile, SettingsError, __version__
 from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.credentials import Credentials, Secret
 from wsgi_fal_proxy.errors import FalProxyError
-from wsgi_fal_proxy.relay import _Relaying
+from wsgi_fal_proxy.relaying import Relaying
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -377,6 +377,6 @@ def test_no_frame_of_an_error_shows_the_key(tmp_path: Path) -> None:
             "wsgi.input": io.BytesIO(),
         }
         with pytest.raises(FalProxyError) as caught:
-            proxy._relay(environ, RequestBody(environ, 10), _Relaying(None, None))
+            proxy._relay(environ, RequestBody(environ, 10), Relaying(None, None))
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     assert "sk-secret" not in "".join(shown.format())

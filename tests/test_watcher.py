@@ -142,7 +142,7 @@ def test_an_event_of_what_is_watched_no_more_is_nobodys(pair: Pair) -> None:
 def test_where_there_is_no_epoll_nothing_is_noticed(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(select, "epoll")
+    monkeypatch.setattr(module, "_epoll", None)
     gone = threading.Event()
     watcher = Watcher()
     ours, theirs = pair

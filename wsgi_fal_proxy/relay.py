@@ -8,33 +8,23 @@ from __future__ import annotations
 import logging
 import threading
 from http import HTTPStatus
-from time import monotonic
-from typing import TYPE_CHECKING, Final, Self, Unpack
+from typing import TYPE_CHECKING, Final, Unpack
 
 from wsgi_fal_proxy.answers import own_answer
 from wsgi_fal_proxy.body import RequestBody
-from wsgi_fal_proxy.client import client_fd, reset, spoil
-from wsgi_fal_proxy.coding import content_coding, decoded
+from wsgi_fal_proxy.coding import content_coding
 from wsgi_fal_proxy.credentials import Credentials
-from wsgi_fal_proxy.errors import (
-    ClientGone,
-    FalProxyError,
-    InternalError,
-    MethodNotAllowed,
-    Refusal,
-    RelayFull,
-    Truncated,
-)
+from wsgi_fal_proxy.errors import FalProxyError, InternalError, MethodNotAllowed, Refusal
 from wsgi_fal_proxy.headers import (
     TARGET_HEADER,
     environ_key,
     request_headers,
     response_headers,
 )
+from wsgi_fal_proxy.relaying import Content, Relaying
 from wsgi_fal_proxy.settings import Options, Settings
 from wsgi_fal_proxy.target import Target
-from wsgi_fal_proxy.upstream import Call, Upstream
-from wsgi_fal_proxy.watcher import watcher
+from wsgi_fal_proxy.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,7 +89,7 @@ class FalProxy:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         body = RequestBody(environ, self._max_body_bytes)
-        relaying = _Relaying(self._slots, self._total_timeout)
+        relaying = Relaying(self._slots, self._total_timeout)
         try:
             response = self._relay(environ, body, relaying)
             return _answer(environ, response, relaying, start_response)
@@ -127,7 +117,7 @@ class FalProxy:
         self._credentials.authorization(environ)
 
     def _relay(
-        self, environ: WSGIEnvironment, body: RequestBody, relaying: _Relaying
+        self, environ: WSGIEnvironment, body: RequestBody, relaying: Relaying
     ) -> UpstreamResponse:
         method: str = environ["REQUEST_METHOD"]
         target = _accepted_target(method, environ.get(TARGET_HEADER))  # rules 1 to 3
@@ -139,80 +129,6 @@ class FalProxy:
         relaying.begin(environ, method, target)
         # Rules 6 to 8: `_answer`.
         return self._upstream.send(relaying.call, method, target, headers, body)
-
-
-class _Relaying:
-    """What one request holds while it is relayed, to be given back once: a slot, and a watch.
-
-    Args:
-        slots: One is taken for each request that is being relayed; None for no limit.
-        total_timeout: The option.
-    """
-
-    __slots__ = ("_fd", "_on_gone", "_slots", "_taken", "call", "request_id", "what")
-
-    def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
-        self.call = Call(total_timeout)
-        self.what = ""
-        self.request_id: str | None = None
-        self._slots = slots
-        self._taken = False
-        self._fd: int | None = None
-        self._on_gone = self.call.abort
-
-    def begin(self, environ: WSGIEnvironment, method: str, target: Target) -> None:
-        """Take a slot, and watch the client.
-
-        Raises:
-            RelayFull: There is no slot.
-        """
-        self.what = f"{method} {target.host}{target.path}"
-        if self._slots is not None:
-            if not self._slots.acquire(blocking=False):
-                raise RelayFull
-            self._taken = True
-        self._fd = client_fd(environ)
-        if self._fd is not None:
-            watcher.watch(self._fd, self._on_gone)
-
-    def end(self) -> None:
-        """Give back what is held; once is enough, and twice does no harm."""
-        if self._fd is not None:
-            watcher.unwatch(self._fd, self._on_gone)
-            self._fd = None
-        if self._taken and self._slots is not None:
-            self._taken = False
-            self._slots.release()
-
-    def hang_up(self) -> bool:
-        """Have done with a client that has left; tell whether it has.
-
-        One that has closed only its sending side must not take what it got for complete.
-        """
-        if not self.call.aborted or self._fd is None:
-            return False
-        reset(self._fd)
-        self.end()
-        return True
-
-    def log(self, error: FalProxyError) -> None:
-        """Log what the owner should know of; what a client did wrong is the client's to know."""
-        if isinstance(error, Refusal | ClientGone) or self.call.aborted:
-            return
-        cause = error.__cause__
-        because = "" if cause is None else f" [{type(cause).__name__}: {cause}]"
-        if not self.what:
-            _logger.error("%s: %s%s", error.reason, error.detail, because)
-            return
-        _logger.error(
-            "%s: %s (%s, fal's request id %s, after %.3f s)%s",
-            error.reason,
-            error.detail,
-            self.what,
-            self.request_id,
-            monotonic() - self.call.started,
-            because,
-        )
 
 
 def _accepted_target(method: str, text: str | None) -> Target:
@@ -232,7 +148,7 @@ def _accepted_target(method: str, text: str | None) -> Target:
 def _answer(
     environ: WSGIEnvironment,
     response: UpstreamResponse,
-    relaying: _Relaying,
+    relaying: Relaying,
     start_response: StartResponse,
 ) -> Iterable[bytes]:
     """Pass fal's answer on: its status, its headers, and its content as it comes."""
@@ -248,61 +164,9 @@ def _answer(
     except BaseException:
         response.close()
         raise
-    return _Content(environ, response, relaying, coding)
+    return Content(environ, response, relaying, coding)
 
 
 def _has_content(status: int) -> bool:
     # RFC 9110 sections 15.3.5 and 15.4.5: what they would have had, if it were sent.
     return status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
-
-
-class _Content:
-    """The content of fal's answer, for the WSGI server to iterate over and close (PEP 3333)."""
-
-    __slots__ = ("_begun", "_endless", "_environ", "_pieces", "_relaying", "_response", "_sent")
-
-    def __init__(
-        self,
-        environ: WSGIEnvironment,
-        response: UpstreamResponse,
-        relaying: _Relaying,
-        coding: str | None,
-    ) -> None:
-        self._environ = environ
-        self._response = response
-        self._endless = response.length is None or coding is not None
-        # Whether the server has been given anything, with which it sends the head.
-        self._sent = False
-        self._relaying = relaying
-        self._pieces = response if coding is None else decoded(response, coding)
-        # Nothing to begin with, where fal's content is not here yet: servers that send the head
-        # with what is first written send it now.
-        self._begun = response.has_begun
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        if not self._begun:
-            self._begun = self._sent = True
-            return b""
-        try:
-            piece = next(self._pieces)
-        except StopIteration:
-            self._relaying.end()
-            raise
-        except Truncated as error:
-            self._relaying.log(error)
-            if self._sent and self._endless:
-                spoil(self._environ)
-            if self._relaying.hang_up():
-                # The client has left; the server need not hear of an error, and finds out.
-                raise StopIteration from None
-            self.close()
-            raise
-        self._sent = True
-        return piece
-
-    def close(self) -> None:
-        self._response.close()
-        self._relaying.end()

@@ -55,7 +55,7 @@ from wsgi_fal_proxy.errors import (
     UpstreamUnresolvable,
 )
 from wsgi_fal_proxy.settings import SettingsError
-from wsgi_fal_proxy.watcher import original
+from wsgi_fal_proxy.watcher import allocate_lock
 
 if TYPE_CHECKING:
     from wsgi_fal_proxy.body import RequestBody
@@ -120,7 +120,7 @@ class Call:
 
     def __init__(self, total_timeout: float | None = None) -> None:
         # Not gevent's, whose locks are not for other threads, and which is held but for moments.
-        self._lock = original("_thread", "allocate_lock")()
+        self._lock = allocate_lock()
         self.connection: Connection | None = None
         self.aborted = False
         self.started = monotonic()

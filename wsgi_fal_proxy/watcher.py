@@ -35,6 +35,13 @@ def original(module: str, name: str) -> Any:
     return None
 
 
+# Taken once, whether this module is imported before gevent replaces them or after.
+allocate_lock: Final = original("_thread", "allocate_lock")
+_start_new_thread: Final = original("_thread", "start_new_thread")
+_epoll: Final = original("select", "epoll")
+_poll: Final = original("select", "poll")
+
+
 class Watcher:
     """Calls back, on a thread of its own, when the other side closes a connection.
 
@@ -46,7 +53,7 @@ class Watcher:
 
     def reset(self) -> None:
         """Begin anew, as in a forked child: it has no thread, and the epoll is its parent's."""
-        self._starting = original("_thread", "allocate_lock")()
+        self._starting = allocate_lock()
         self._epoll: Any = None
         # By file descriptor. Each single operation on a dict is atomic.
         self._watched: dict[int, Callable[[], None]] = {}
@@ -80,13 +87,12 @@ class Watcher:
                 self._epoll.unregister(fd)
 
     def _started(self) -> Any:
-        make = original("select", "epoll")
-        if make is None:
+        if _epoll is None:
             return None
         with self._starting:
             if self._epoll is None:  # pragma: no branch - but for two that start at once
-                epoll = make()
-                original("_thread", "start_new_thread")(_run, (epoll, self._watched))
+                epoll = _epoll()
+                _start_new_thread(_run, (epoll, self._watched))
                 self._epoll = epoll
         return self._epoll
 
@@ -109,7 +115,7 @@ def notice(epoll: Any, watched: dict[int, Callable[[], None]]) -> None:
 
 
 def _is_gone(fd: int) -> bool:
-    poll = original("select", "poll")()
+    poll = _poll()
     poll.register(fd, _GONE)
     return bool(poll.poll(0))
 

@@ -1,0 +1,149 @@
+"""One request while it is relayed: what it holds, and how its answer goes down."""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Self
+
+from wsgi_fal_proxy.client import client_fd, reset, spoil
+from wsgi_fal_proxy.coding import decoded
+from wsgi_fal_proxy.errors import ClientGone, FalProxyError, Refusal, RelayFull, Truncated
+from wsgi_fal_proxy.upstream import Call
+from wsgi_fal_proxy.watcher import watcher
+
+if TYPE_CHECKING:
+    import threading
+    from wsgiref.types import WSGIEnvironment
+
+    from wsgi_fal_proxy.target import Target
+    from wsgi_fal_proxy.upstream import UpstreamResponse
+
+_logger: Final = logging.getLogger("wsgi_fal_proxy")
+
+
+class Relaying:
+    """What one request holds while it is relayed, to be given back once: a slot, and a watch.
+
+    Args:
+        slots: One is taken for each request that is being relayed; None for no limit.
+        total_timeout: The option.
+    """
+
+    __slots__ = ("_fd", "_on_gone", "_slots", "_taken", "call", "request_id", "what")
+
+    def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
+        self.call = Call(total_timeout)
+        self.what = ""
+        self.request_id: str | None = None
+        self._slots = slots
+        self._taken = False
+        self._fd: int | None = None
+        self._on_gone = self.call.abort
+
+    def begin(self, environ: WSGIEnvironment, method: str, target: Target) -> None:
+        """Take a slot, and watch the client.
+
+        Raises:
+            RelayFull: There is no slot.
+        """
+        self.what = f"{method} {target.host}{target.path}"
+        if self._slots is not None:
+            if not self._slots.acquire(blocking=False):
+                raise RelayFull
+            self._taken = True
+        self._fd = client_fd(environ)
+        if self._fd is not None:
+            watcher.watch(self._fd, self._on_gone)
+
+    def end(self) -> None:
+        """Give back what is held; once is enough, and twice does no harm."""
+        if self._fd is not None:
+            watcher.unwatch(self._fd, self._on_gone)
+            self._fd = None
+        if self._taken and self._slots is not None:
+            self._taken = False
+            self._slots.release()
+
+    def hang_up(self) -> bool:
+        """Have done with a client that has left; tell whether it has.
+
+        One that has closed only its sending side must not take what it got for complete.
+        """
+        if not self.call.aborted or self._fd is None:
+            return False
+        reset(self._fd)
+        self.end()
+        return True
+
+    def log(self, error: FalProxyError) -> None:
+        """Log what the owner should know of; what a client did wrong is the client's to know."""
+        if isinstance(error, Refusal | ClientGone) or self.call.aborted:
+            return
+        cause = error.__cause__
+        because = "" if cause is None else f" [{type(cause).__name__}: {cause}]"
+        if not self.what:
+            _logger.error("%s: %s%s", error.reason, error.detail, because)
+            return
+        _logger.error(
+            "%s: %s (%s, fal's request id %s, after %.3f s)%s",
+            error.reason,
+            error.detail,
+            self.what,
+            self.request_id,
+            monotonic() - self.call.started,
+            because,
+        )
+
+
+class Content:
+    """The content of fal's answer, for the WSGI server to iterate over and close (PEP 3333)."""
+
+    __slots__ = ("_begun", "_endless", "_environ", "_pieces", "_relaying", "_response", "_sent")
+
+    def __init__(
+        self,
+        environ: WSGIEnvironment,
+        response: UpstreamResponse,
+        relaying: Relaying,
+        coding: str | None,
+    ) -> None:
+        self._environ = environ
+        self._response = response
+        self._endless = response.length is None or coding is not None
+        # Whether the server has been given anything, with which it sends the head.
+        self._sent = False
+        self._relaying = relaying
+        self._pieces = response if coding is None else decoded(response, coding)
+        # Nothing to begin with, where fal's content is not here yet: servers that send the head
+        # with what is first written send it now.
+        self._begun = response.has_begun
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self._begun:
+            self._begun = self._sent = True
+            return b""
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            self._relaying.end()
+            raise
+        except Truncated as error:
+            self._relaying.log(error)
+            if self._sent and self._endless:
+                spoil(self._environ)
+            if self._relaying.hang_up():
+                # The client has left; the server need not hear of an error, and finds out.
+                raise StopIteration from None
+            self.close()
+            raise
+        self._sent = True
+        return piece
+
+    def close(self) -> None:
+        """Have done with it: a connection whose answer is not finished is closed."""
+        self._response.close()
+        self._relaying.end()
