@@ -185,3 +185,7 @@ def test_what_gevent_has_replaced_is_taken_from_where_gevent_keeps_it(
     kept = SimpleNamespace(get_original=lambda module, name: (module, name))
     monkeypatch.setitem(sys.modules, "gevent.monkey", kept)
     assert module.original("select", "epoll") == ("select", "epoll")
+
+
+def test_what_the_system_does_not_have_is_none() -> None:
+    assert module.original("select", "no_such_thing") is None
