@@ -144,17 +144,18 @@ def test_a_body_of_unknown_length_goes_up_whole(tmp_path: Path, size: int) -> No
 def test_a_body_that_the_client_did_not_finish_is_400_and_never_completed(
     tmp_path: Path, sent: int
 ) -> None:
-    cut_off: list[str] = []
+    cut_off: list[bool] = []
 
     def script(connection: Connection) -> None:
-        with pytest.raises(ConnectionError) as caught:
+        # By the end of the stream or by a reset, as TLS's own bytes were read or not.
+        with pytest.raises(ConnectionError):
             connection.read_request()
-        cut_off.append(str(caught.value))
+        cut_off.append(True)
 
     with RawServer(script) as server:
         status, headers, _ = post(proxy_to(server, tmp_path), b"x" * sent, CONTENT_LENGTH="100000")
     assert (status, headers["x-fal-proxy-error"]) == ("400 Bad Request", "body_incomplete")
-    assert cut_off == ([] if sent < 65_536 else ["the other side closed"])
+    assert cut_off == ([] if sent < 65_536 else [True])
 
 
 def test_an_undeclared_body_over_the_bound_is_413_and_never_completed(tmp_path: Path) -> None:
