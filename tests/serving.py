@@ -66,6 +66,8 @@ def serve_gunicorn(
     with contextlib.ExitStack() as stack:
         # Only gunicorn keeps it open, so that without gunicorn a connection is refused.
         with socket.create_server(("127.0.0.1", 0)) as listener:
+            # As gunicorn does for a socket that it makes; connections have it from the listener.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             port = listener.getsockname()[1]
             command = [
                 *(sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}"),

@@ -1,0 +1,112 @@
+"""The figure of an app's other routes while every call that may be relayed is stuck."""
+
+from __future__ import annotations
+
+import contextlib
+from http import HTTPStatus
+from itertools import count as naturals
+from statistics import median
+from time import monotonic, perf_counter, sleep
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.apps import SLOTS
+from benchmarks.harness import (
+    Result,
+    call,
+    child,
+    connected,
+    in_threads,
+    percentile,
+    progress,
+    read_answer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from benchmarks.harness import Upstream
+    from benchmarks.robustness import Scale
+
+_OTHER: Final = b"GET /other HTTP/1.1\r\nHost: localhost\r\n\r\n"
+_CLIENTS: Final = 4
+_REFUSED_PER_SECOND: Final = 20
+_TARGET: Final = 1.2
+
+
+def slots(upstream: Upstream, scale: Scale) -> Iterator[Result]:
+    """How much slower the other routes are, by the 99th of a hundred requests."""
+    quiet, stuck = [], []
+    options = ("--threads", "16")
+    with upstream.gunicorn("gthread", *options, app="benchmarks.apps:full()") as served:
+        _measured(served.port, scale.others)
+        for number in range(scale.rounds):
+            progress(f"other routes, round {number + 1} of {scale.rounds}")
+            # By turns one first and the other, so that what else goes on weighs on both.
+            if number % 2:
+                quiet.append(_measured(served.port, scale.others))
+            with _stuck(upstream, served.port, f"round-{number}"):
+                stuck.append(_measured(served.port, scale.others))
+            if not number % 2:
+                quiet.append(_measured(served.port, scale.others))
+    ratio = median(stuck) / median(quiet)
+    yield Result(
+        f"10 p99 of other routes, relay full ({_REFUSED_PER_SECOND} calls/s refused), keep-alive",
+        f"{ratio:.2f} ({median(stuck):.2f} / {median(quiet):.2f} ms)",
+        f"< {_TARGET}",
+        ratio < _TARGET,
+    )
+
+
+def _measured(port: int, count: int) -> float:
+    with child("benchmarks.slots:measure", port=port, count=count) as result:
+        milliseconds: float = result()
+    return milliseconds
+
+
+def measure(ready: Callable[[], None], port: int, count: int) -> float:
+    """Give the p99, in milliseconds, of so many requests of several clients at a time.
+
+    Each has one connection, and makes one request after another.
+    """
+    taken: list[float] = []
+
+    def some() -> None:
+        with connected(port) as client:
+            for _ in range(count // _CLIENTS):
+                begun = perf_counter()
+                client.sendall(_OTHER)
+                read_answer(client)
+                taken.append((perf_counter() - begun) * 1e3)
+
+    ready()
+    in_threads([some] * _CLIENTS)
+    return percentile(taken, 99)
+
+
+@contextlib.contextmanager
+def _stuck(upstream: Upstream, port: int, name: str) -> Iterator[None]:
+    """Have calls that are not answered in every slot, and more that are refused."""
+    ids = [f"{name}-{number}" for number in range(SLOTS)]
+    with contextlib.ExitStack() as stack:
+        for request_id in ids:
+            client = stack.enter_context(connected(port))
+            client.sendall(call(f"/silent/{request_id}"))
+            upstream.time("arrived", request_id)
+        with child("benchmarks.slots:be_refused", port=port):
+            yield
+    for request_id in ids:
+        upstream.time("closed", request_id)
+
+
+def be_refused(ready: Callable[[], None], port: int) -> None:
+    """Make calls that are refused, at a steady rate, until the process is ended."""
+    begun = monotonic()
+    with connected(port) as client:
+        for number in naturals():
+            sleep(max(0.0, begun + number / _REFUSED_PER_SECOND - monotonic()))
+            client.sendall(call("/silent/refused"))
+            status, _ = read_answer(client)
+            if status != HTTPStatus.SERVICE_UNAVAILABLE:
+                raise AssertionError(f"a call beyond the slots was answered {status}")
+            if not number:
+                ready()
