@@ -19,6 +19,7 @@ from tests.test_upstream import CHUNKED, OK, get, post, proxy_to, stalling, tunn
 from tests.test_upstream import closing as hanging_up
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.errors import Truncated
+from wsgi_fal_proxy.relaying import Relaying
 from wsgi_fal_proxy.upstream import Call, _Connection, _Pool
 
 if TYPE_CHECKING:
@@ -120,6 +121,13 @@ def test_a_client_that_has_left_before_anything_was_sent_costs_nothing(
     assert b"".join(requests) == b""
 
 
+def test_a_client_whose_connection_the_server_has_closed_needs_no_reset() -> None:
+    relaying = Relaying(None, None)
+    assert not relaying.hang_up({})
+    relaying.call.abort()
+    assert relaying.hang_up({})
+
+
 def test_a_call_without_a_socket_yet_can_be_broken_off() -> None:
     call = Call()
     call.abort()
@@ -190,7 +198,43 @@ def test_an_exception_that_ends_the_server_gives_the_slot_back(tmp_path: Path) -
         assert get(proxy)[0] == "200 OK"
 
 
+def test_an_answer_that_is_dropped_gives_its_slot_back_all_the_same(tmp_path: Path) -> None:
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(CHUNKED + b"3\r\none\r\n")
+        connection.wait_for_close()
+
+    with RawServer(script) as server:
+        proxy = proxy_to(server, tmp_path, max_concurrent=1)
+        for _ in range(2):
+            response = start(proxy)
+            assert next(response) in {b"", b"one"}
+            del response
+
+
 # Time.
+
+
+def test_the_total_timeout_stops_an_upload(tmp_path: Path) -> None:
+    cut_off, over = threading.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() == 65_536:
+                over.wait(0.5)  # longer than the call may take
+            return super().read(size)
+
+    def script(connection: Connection) -> None:
+        with pytest.raises(ConnectionError):
+            connection.read_request()
+        cut_off.set()
+
+    body = b"x" * 1_000_000
+    with RawServer(script) as server:
+        proxy = proxy_to(server, tmp_path, total_timeout=0.3)
+        _, headers, _ = post(proxy, body, **{"wsgi.input": Slow(body)})
+        assert cut_off.wait(WAIT_SECONDS)
+    assert headers["x-fal-proxy-error"] == "total_timeout"
 
 
 def test_the_total_timeout_bounds_an_answer_that_does_not_begin(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Channel:
 @pytest.mark.parametrize("key", ["gunicorn.socket", "werkzeug.socket"])
 def test_an_answer_in_chunks_goes_on_with_what_is_no_chunk(pair: Pair, key: str) -> None:
     ours, theirs = pair
-    client.spoil({"SERVER_PROTOCOL": "HTTP/1.1", key: ours})
+    client.spoil({"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.multithread": True, key: ours})
     assert theirs.recv(100) == b"truncated\r\n"
 
 
@@ -53,10 +53,25 @@ def test_waitress_writes_it_itself(pair: Pair) -> None:
     assert client.client_fd(environ) == pair[0].fileno()
 
 
-def test_an_answer_that_ends_with_its_connection_is_reset(pair: Pair) -> None:
+def of_waitress(sock: socket.socket) -> dict[str, Any]:
+    return {"waitress.client_disconnected": Channel(sock).check_client_disconnected}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "environ"),
+    [
+        ("HTTP/1.0", lambda sock: {"gunicorn.socket": sock}),
+        ("HTTP/1.0", of_waitress),
+        ("HTTP/1.1", lambda sock: {"werkzeug.socket": sock}),
+    ],
+    ids=["HTTP/1.0", "HTTP/1.0 under waitress", "one request at a time under Werkzeug"],
+)
+def test_an_answer_that_ends_with_its_connection_is_reset(
+    pair: Pair, protocol: str, environ: Any
+) -> None:
     ours, theirs = pair
     ours.sendall(b"part")
-    client.spoil({"SERVER_PROTOCOL": "HTTP/1.0", "gunicorn.socket": ours})
+    client.spoil({"SERVER_PROTOCOL": protocol, **environ(ours)})
     assert theirs.recv(100) == b"part"
     with pytest.raises(ConnectionResetError):
         theirs.recv(100)
@@ -84,3 +99,14 @@ def test_where_the_system_knows_no_such_reset_it_is_left_to_the_server(
     client.reset(ours.fileno())
     ours.sendall(b"still there")
     assert theirs.recv(100) == b"still there"
+
+
+def test_a_connection_that_is_closed_or_other_requests_too_is_let_be(pair: Pair) -> None:
+    ours, theirs = pair
+    environ = {"SERVER_PROTOCOL": "HTTP/2.0", "gunicorn.socket": ours}
+    assert client.client_fd(environ) is None
+    client.spoil(environ)
+    ours.sendall(b"still there")
+    assert theirs.recv(100) == b"still there"
+    ours.close()
+    assert client.client_fd({"SERVER_PROTOCOL": "HTTP/1.1", "gunicorn.socket": ours}) is None

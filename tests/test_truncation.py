@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.raw_server import Connection, RawServer
+from tests.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.serving import ROOT, SERVERS, Served, dialling_raw
 
 if TYPE_CHECKING:
@@ -80,3 +81,17 @@ def test_what_broke_off_does_not_look_complete(served: Served, reader: str, path
 @pytest.mark.parametrize("reader", READERS)
 def test_what_is_whole_looks_complete(served: Served, reader: str) -> None:
     assert READERS[reader](served, "/whole")
+
+
+@pytest.mark.parametrize("path", ["/chunks", "/close"])
+def test_what_broke_off_is_reset_for_a_client_of_http_1_0(served: Served, path: str) -> None:
+    if "cheroot" in served.process.args:  # type: ignore[operator]
+        return  # it hands over no socket; the README says so
+    with socket.create_connection(("127.0.0.1", served.port), WAIT_SECONDS) as client:
+        request = (
+            "GET /api/fal/proxy HTTP/1.0\r\nHost: localhost\r\n"
+            f"x-fal-target-url: https://fal.run{path}\r\n\r\n"
+        )
+        client.sendall(request.encode())
+        with pytest.raises(ConnectionResetError):
+            all(iter(lambda: client.recv(65_536), b""))

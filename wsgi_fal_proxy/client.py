@@ -20,11 +20,17 @@ _NO_CHUNK: Final = b"truncated\r\n"
 
 
 def client_fd(environ: WSGIEnvironment) -> int | None:
-    """Give the file descriptor of the client's connection, or None where the server keeps it."""
+    """Give the file descriptor of the client's connection.
+
+    None where the server keeps it, where it is closed, and where it is other requests' as well, as
+    in HTTP/2.
+    """
+    if not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1."):
+        return None
     sock = _socket(environ) or getattr(_waitress_channel(environ), "socket", None)
     if sock is not None:
         fd: int = sock.fileno()
-        return fd
+        return fd if fd >= 0 else None
     # A module that uWSGI makes, and that is only there under it.
     uwsgi = sys.modules.get("uwsgi")
     return None if uwsgi is None else uwsgi.connection_fd()
@@ -38,15 +44,29 @@ def spoil(environ: WSGIEnvironment) -> None:
     Node's fetch does. So before the server closes, a chunked answer goes on with what is no
     chunk; and one that ends with its connection, as in HTTP/1.0, by a reset.
     """
-    sock, channel = _socket(environ), _waitress_channel(environ)
-    with suppress(OSError):
-        if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
-            if sock is not None:
-                reset(sock.fileno())
-        elif sock is not None:
-            sock.sendall(_NO_CHUNK)
-        elif channel is not None:
-            channel.write_soon(_NO_CHUNK)
+    fd = client_fd(environ)
+    if fd is None:
+        return
+    if not _is_chunked(environ):
+        reset(fd)
+        return
+    sock = _socket(environ)
+    write = _waitress_channel(environ).write_soon if sock is None else sock.sendall
+    # The client may have left: servers have several errors for that.
+    with suppress(Exception):
+        write(_NO_CHUNK)
+
+
+def _is_chunked(environ: WSGIEnvironment) -> bool:
+    """Whether the server sends an answer without Content-Length in chunks."""
+    if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
+        return False
+    # Werkzeug's server answers in HTTP/1.0 while it serves one request at a time.
+    return (
+        "werkzeug.socket" not in environ
+        or bool(environ.get("wsgi.multithread"))
+        or bool(environ.get("wsgi.multiprocess"))
+    )
 
 
 def reset(fd: int) -> None:

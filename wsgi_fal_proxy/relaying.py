@@ -65,14 +65,17 @@ class Relaying:
             self._taken = False
             self._slots.release()
 
-    def hang_up(self) -> bool:
+    def hang_up(self, environ: WSGIEnvironment) -> bool:
         """Have done with a client that has left; tell whether it has.
 
         One that has closed only its sending side must not take what it got for complete.
         """
-        if not self.call.aborted or self._fd is None:
+        if not self.call.aborted:
             return False
-        reset(self._fd)
+        # Looked up anew: by now the server may have closed it.
+        fd = client_fd(environ)
+        if fd is not None:
+            reset(fd)
         self.end()
         return True
 
@@ -135,7 +138,7 @@ class Content:
             self._relaying.log(error)
             if self._sent and self._endless:
                 spoil(self._environ)
-            if self._relaying.hang_up():
+            if self._relaying.hang_up(self._environ):
                 # The client has left; the server need not hear of an error, and finds out.
                 raise StopIteration from None
             self.close()
@@ -147,3 +150,8 @@ class Content:
         """Have done with it: a connection whose answer is not finished is closed."""
         self._response.close()
         self._relaying.end()
+
+    def __del__(self) -> None:
+        # For who drops it without close(), against PEP 3333: a slot would be lost for good, and
+        # fal would work on.
+        self.close()

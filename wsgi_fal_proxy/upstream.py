@@ -211,7 +211,10 @@ class Upstream:
             except _Stale:
                 if not kept or method != "GET" or body.length != 0 or call.aborted:
                     raise
+            # Out of the reach of `abort`, which must not meet a descriptor that is closed.
+            call.release()
             connection.close()
+            call.hold(connection)
             self._connect(call, pool, connection)
             return self._exchange(call, pool, connection, request, body)
         except BaseException as error:
@@ -311,6 +314,8 @@ class Upstream:
             sock.sendall(request)
             framed = http1.chunk if body.length is None else bytes
             for piece in body.rest():
+                if call.is_over():
+                    raise TotalTimeout
                 sock.settimeout(_left(call.until(self._read_timeout)))
                 sock.sendall(framed(piece))
             if body.length is None:

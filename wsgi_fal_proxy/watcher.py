@@ -53,9 +53,11 @@ class Watcher:
 
     def reset(self) -> None:
         """Begin anew, as in a forked child: it has no thread, and the epoll is its parent's."""
-        self._starting = allocate_lock()
+        # Over what is watched, here and in the kernel, as one. A connection's owner unwatches it
+        # before it is closed: so what is found under the lock is the connection that was watched,
+        # and not another one that has its descriptor by now.
+        self._lock = allocate_lock()
         self._epoll: Any = None
-        # By file descriptor. Each single operation on a dict is atomic.
         self._watched: dict[int, Callable[[], None]] = {}
 
     def watch(self, fd: int, on_gone: Callable[[], None]) -> None:
@@ -65,53 +67,50 @@ class Watcher:
             fd: The connection.
             on_gone: What to do. It runs on the watcher's thread, and must neither wait nor raise.
         """
-        epoll = self._epoll or self._started()
-        if epoll is None:
+        if _epoll is None:
             return
-        self._watched[fd] = on_gone
-        try:
-            epoll.register(fd, _GONE)
-        except FileExistsError:
-            # Of a watch that was never ended.
-            epoll.modify(fd, _GONE)
-        except (OSError, ValueError):
-            # Not a connection, or not any more: there is nothing to be noticed.
-            self._watched.pop(fd, None)
+        with self._lock:
+            if self._epoll is None:
+                self._epoll = _epoll()
+                _start_new_thread(_run, (self._epoll, self._watched, self._lock))
+            self._watched[fd] = on_gone
+            try:
+                self._epoll.register(fd, _GONE)
+            except FileExistsError:
+                # Of a watch that was never ended.
+                self._epoll.modify(fd, _GONE)
+            except (OSError, ValueError):
+                # Not a connection, or not any more: there is nothing to be noticed.
+                del self._watched[fd]
 
     def unwatch(self, fd: int, on_gone: Callable[[], None]) -> None:
         """End a watch, unless it has ended, and the descriptor may be another connection's."""
-        if self._watched.get(fd) is on_gone:
-            del self._watched[fd]
-            # The kernel ends a watch by itself when the connection is closed.
-            with suppress(OSError):
-                self._epoll.unregister(fd)
-
-    def _started(self) -> Any:
-        if _epoll is None:
-            return None
-        with self._starting:
-            if self._epoll is None:  # pragma: no branch - but for two that start at once
-                epoll = _epoll()
-                _start_new_thread(_run, (epoll, self._watched))
-                self._epoll = epoll
-        return self._epoll
+        with self._lock:
+            if self._watched.get(fd) is on_gone:
+                del self._watched[fd]
+                # The kernel ends a watch by itself when the connection is closed.
+                with suppress(OSError):
+                    self._epoll.unregister(fd)
 
 
-def _run(epoll: Any, watched: dict[int, Callable[[], None]]) -> None:
+def _run(epoll: Any, watched: dict[int, Callable[[], None]], lock: Any) -> None:
     while True:  # pragma: no cover - on a thread that no tracer is told of
-        notice(epoll, watched)
+        # What one call may raise must not leave all others unwatched.
+        with suppress(Exception):
+            notice(epoll, watched, lock)
 
 
-def notice(epoll: Any, watched: dict[int, Callable[[], None]]) -> None:
+def notice(epoll: Any, watched: dict[int, Callable[[], None]], lock: Any) -> None:
     """Wait for connections to be closed by the other side, and call back for each."""
     for fd, _ in epoll.poll():
-        # By now the descriptor may be another connection's, and its watch another one.
-        if not _is_gone(fd):
-            continue
-        with suppress(OSError):
-            epoll.unregister(fd)
-        if on_gone := watched.pop(fd, None):
-            on_gone()
+        with lock:
+            # By now the descriptor may be another connection's, and its watch another one.
+            if not _is_gone(fd):
+                continue
+            with suppress(OSError):
+                epoll.unregister(fd)
+            if on_gone := watched.pop(fd, None):
+                on_gone()
 
 
 def _is_gone(fd: int) -> bool:
