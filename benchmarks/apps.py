@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from benchmarks.harness import Answer
 from wsgi_fal_proxy import FalProxyMiddleware
 from wsgi_fal_proxy.body import PIECE_BYTES
-from wsgi_fal_proxy.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,17 +46,6 @@ def reading(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
     content = b"%d" % count
     start_response("200 OK", [("Content-Length", str(len(content)))])
     return [content]
-
-
-def frugal() -> WSGIApplication:
-    """Make the stand-alone proxy, where gunicorn reads no more of a body at a time than it."""
-    site = Site()
-
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["wsgi.input"].reader.unreader.max_body_chunk = PIECE_BYTES
-        return site(environ, start_response)
-
-    return app
 
 
 def full() -> WSGIApplication:

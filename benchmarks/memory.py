@@ -33,7 +33,6 @@ _BODY_TARGETS: Final = {"gthread": 16, "gevent": 8}
 _BODY_APPS: Final = {
     STAND_ALONE: "",
     "benchmarks.apps:reading": ", without the proxy",
-    "benchmarks.apps:frugal()": ", gunicorn reading 64 KiB at a time",
 }
 _SMALL: Final = 1_000
 _WARMING_ROUNDS: Final = 3

@@ -8,18 +8,12 @@ business of the server in front.
 
 import os
 
-from gunicorn.http.unreader import SocketUnreader
-
 bind = f"127.0.0.1:{os.environ.get('PORT', '8000')}"
 
 # A call of fal's takes a thread for as long as it lasts, seconds to minutes: so many at a time.
 worker_class = "gthread"
 workers = 2
 threads = 64
-
-# gunicorn reads up to 1 MiB of a body ahead of what it is asked for, for each request. With this
-# much instead, uploads take a fifth of the memory. It has no setting for it.
-SocketUnreader.max_body_chunk = 65_536
 
 # Not a bound on a request with this class of worker, but on a worker that does not respond.
 timeout = 30

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -604,3 +605,20 @@ def test_input_that_failed_is_not_read_again(failing: Callable[[], Input]) -> No
     with pytest.raises(BodyIncomplete):
         body.read_ahead()
     assert list(body.rest()) == []
+
+
+@pytest.mark.parametrize(
+    ("size", "bound"),
+    [
+        pytest.param(PIECE_BYTES, 1_048_576, id="read-at-once"),
+        pytest.param(PIECE_BYTES + 1, PIECE_BYTES, id="read-in-pieces"),
+    ],
+)
+def test_gunicorn_reads_no_further_ahead_than_one_piece(size: int, bound: int) -> None:
+    source = io.BytesIO(bytes(size))
+    unreader = SimpleNamespace(max_body_chunk=1_048_576)
+    gunicorns = SimpleNamespace(read=source.read, reader=SimpleNamespace(unreader=unreader))
+    body = declared(size, gunicorns, MAX)
+    body.accept()
+    body.read_ahead()
+    assert unreader.max_body_chunk == bound

@@ -6,7 +6,7 @@ The one module that reads `wsgi.input`.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_fal_proxy.errors import (
     BodyIncomplete,
@@ -97,6 +97,8 @@ class RequestBody:
         Raises:
             BodyIncomplete: The body ended before its declared length, or could not be read.
         """
+        if self.length is None or self.length > PIECE_BYTES:
+            _bound_read_ahead(self._input)
         if self._first is None:
             self._first = self._read_exactly(min(self._unread, PIECE_BYTES))
         return self._first
@@ -165,6 +167,17 @@ class RequestBody:
             raise BodyIncomplete from error
         self._unread -= len(data)
         return data
+
+
+def _bound_read_ahead(source: object) -> None:
+    """Have gunicorn read no further ahead of a body than one piece.
+
+    Else it reads up to 1 MiB, whatever it is asked for, and copies what is left of that at each
+    read: with threads, uploads were measured to take six times the memory.
+    """
+    unreader: Any = getattr(getattr(source, "reader", None), "unreader", None)
+    if hasattr(unreader, "max_body_chunk"):
+        unreader.max_body_chunk = PIECE_BYTES
 
 
 def _declared_length(environ: WSGIEnvironment) -> int | None:
