@@ -10,6 +10,7 @@ import pytest
 from wsgi_fal_proxy.body import PIECE_BYTES
 from wsgi_fal_proxy.coding import content_coding, decoded
 from wsgi_fal_proxy.errors import Truncated, UpstreamCodingUnsupported
+from wsgi_fal_proxy.headers import Fields
 
 CONTENT = b"data: {}\n\n" * 100
 BOMB_BYTES = 20 * PIECE_BYTES + 1
@@ -42,7 +43,7 @@ def byte_by_byte(data: bytes) -> list[bytes]:
     ],
 )
 def test_coding_is_told_by_the_headers(headers: list[tuple[str, str]], coding: str | None) -> None:
-    assert content_coding(headers) == coding
+    assert content_coding(Fields(headers)) == coding
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_coding_is_told_by_the_headers(headers: list[tuple[str, str]], coding: s
 )
 def test_coding_that_cannot_be_undone_is_refused(headers: list[tuple[str, str]]) -> None:
     with pytest.raises(UpstreamCodingUnsupported) as caught:
-        content_coding(headers)
+        content_coding(Fields(headers))
     assert caught.value.reason == "upstream_coding_unsupported"
     assert caught.value.status[:3] == "502"
 

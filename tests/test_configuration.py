@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile, SettingsError
@@ -300,6 +300,8 @@ _OPTIONS: Final = (
 )
 
 
+# A middleware reads the system's certificates, which may take as long as the machine likes.
+@settings(deadline=None)
 @given(
     st.sampled_from(_OPTIONS),
     st.text(st.characters()) | st.from_regex(r"[-+0-9_.e]{1,6}|/.*|inf|nan"),

@@ -310,10 +310,15 @@ def full_backlog(server: RawServer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def another_name(server: RawServer) -> Iterator[None]:
+    look_up = socket.getaddrinfo
+
+    def another(_: object, *rest: Any, **named: Any) -> object:
+        # The tests' network resolves nothing but this machine.
+        return look_up("nowhere.invalid", *rest, **named)
+
     server.listen()
     with pytest.MonkeyPatch.context() as patch:
-        # The tests' network resolves nothing but this machine.
-        patch.setattr("wsgi_fal_proxy.testing.server._LOOPBACK", "nowhere.invalid")
+        patch.setattr(socket, "getaddrinfo", another)
         yield
 
 

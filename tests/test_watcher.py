@@ -126,7 +126,7 @@ def test_an_event_counts_if_the_connection_is_still_the_one_that_was_closed(
     with select.epoll() as epoll:
         epoll.register(ours.fileno(), select.EPOLLRDHUP)
         theirs.close()
-        notice(epoll, watched, threading.Lock())
+        notice(epoll, watched, {}, threading.Lock())
     assert gone.is_set() is is_gone
     assert bool(watched) is not is_gone
 
@@ -136,7 +136,7 @@ def test_an_event_of_what_is_watched_no_more_is_nobodys(pair: Pair) -> None:
     with select.epoll() as epoll:
         epoll.register(ours.fileno(), select.EPOLLRDHUP)
         theirs.close()
-        notice(epoll, {}, threading.Lock())
+        notice(epoll, {}, {}, threading.Lock())
 
 
 def test_where_there_is_no_epoll_nothing_is_noticed(

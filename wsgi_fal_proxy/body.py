@@ -84,7 +84,7 @@ class RequestBody:
                 self._unread = 0
         if self.length == 0:
             return
-        if not _JSON.fullmatch(self._content_type):
+        if self._content_type != "application/json" and not _JSON.fullmatch(self._content_type):
             raise UnsupportedMediaType
         if self.length is not None and self.length > self._max_bytes:
             raise self._too_large()

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
-# Under these a server's environ has the client's socket.
-_SOCKET_KEYS: Final = ("gunicorn.socket", "werkzeug.socket")
 # Under this waitress has a method of its channel, which has the socket.
 _WAITRESS_KEY: Final = "waitress.client_disconnected"
 # Where a chunk's size should be (RFC 9112 section 7.1), and is none: "t" is no hexadecimal digit.
 _NO_CHUNK: Final = b"truncated\r\n"
+
+
+def client_socket(environ: WSGIEnvironment) -> Any:
+    """Give the socket of the client's connection, where the server's environ has it, or None."""
+    sock = environ.get("gunicorn.socket")
+    return environ.get("werkzeug.socket") if sock is None else sock
 
 
 def client_fd(environ: WSGIEnvironment) -> int | None:
@@ -25,9 +29,11 @@ def client_fd(environ: WSGIEnvironment) -> int | None:
     None where the server keeps it, where it is closed, and where it is other requests' as well, as
     in HTTP/2.
     """
-    if not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1."):
+    if environ.get("SERVER_PROTOCOL", "HTTP/1.1")[:7] != "HTTP/1.":
         return None
-    sock = _socket(environ) or getattr(_waitress_channel(environ), "socket", None)
+    sock = client_socket(environ)
+    if sock is None and _WAITRESS_KEY in environ:
+        sock = getattr(_waitress_channel(environ), "socket", None)
     if sock is not None:
         fd: int = sock.fileno()
         return fd if fd >= 0 else None
@@ -50,7 +56,7 @@ def spoil(environ: WSGIEnvironment) -> None:
     if not _is_chunked(environ):
         reset(fd)
         return
-    sock = _socket(environ)
+    sock = client_socket(environ)
     write = _waitress_channel(environ).write_soon if sock is None else sock.sendall
     # The client may have left: servers have several errors for that.
     with suppress(Exception):
@@ -76,10 +82,6 @@ def reset(fd: int) -> None:
     if sys.platform == "linux":
         no_address = struct.pack("H14x", 0)
         ctypes.CDLL(None).connect(fd, no_address, len(no_address))
-
-
-def _socket(environ: WSGIEnvironment) -> Any:
-    return next((environ[key] for key in _SOCKET_KEYS if key in environ), None)
 
 
 def _waitress_channel(environ: WSGIEnvironment) -> Any:

@@ -11,13 +11,15 @@ from wsgi_fal_proxy.errors import Truncated, UpstreamCodingUnsupported
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from wsgi_fal_proxy.headers import Fields
+
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _ZLIB: Final = zlib.MAX_WBITS
 # RFC 9110 section 8.4.1; "deflate" is the zlib format there.
 _WINDOW_BITS: Final = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 
 
-def content_coding(headers: Iterable[tuple[str, str]]) -> str | None:
+def content_coding(fields: Fields) -> str | None:
     """Give the content coding that must be undone, None when there is none.
 
     Raises:
@@ -25,8 +27,7 @@ def content_coding(headers: Iterable[tuple[str, str]]) -> str | None:
     """
     codings = [
         coding
-        for name, value in headers
-        if name.lower() == "content-encoding"
+        for value in fields.values("content-encoding")
         for part in value.split(",")
         if (coding := part.strip(" \t").lower()) not in {"", "identity"}
     ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from wsgi_fal_proxy.errors import HeaderInvalid
 from wsgi_fal_proxy.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from wsgiref.types import WSGIEnvironment
 
     HeaderList = list[tuple[str, str]]
@@ -66,7 +66,8 @@ NEVER_FORWARDED_PREFIXES: Final = ("x-fal-", "x-forwarded-")
 
 # The body's framing and coding are ours or the server's to set (rule 8 of the formula); `Status`
 # is forbidden to WSGI applications (PEP 3333, "The start_response() Callable").
-_NOT_RETURNED: Final = HOP_BY_HOP | {"content-length", "content-encoding", "status"}
+# `x-fal-proxy-error` tells our answers from fal's, so fal's never carry it.
+_NOT_RETURNED: Final = HOP_BY_HOP | {"content-length", "content-encoding", "status", ERROR_HEADER}
 
 # RFC 9110 section 5.6.2.
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -74,16 +75,51 @@ TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _FAL_PREFIX: Final = "HTTP_X_FAL_"
+_FAL_PREFIX_LENGTH: Final = len(_FAL_PREFIX)
 _OURS: Final = frozenset({TARGET_HEADER, "HTTP_X_FAL_CLIENT_PROXY"})
 
 
-def nominated(connection_values: Iterable[str]) -> frozenset[str]:
+class Fields:
+    """Header fields in their order, repeats kept; looked up by their names in any case.
+
+    Args:
+        items: Names and values as they came.
+
+    Attributes:
+        items: The same.
+        names: The name of each, in lower case.
+    """
+
+    __slots__ = ("items", "names")
+
+    def __init__(self, items: HeaderList) -> None:
+        self.items = items
+        self.names = [name.lower() for name, _ in items]
+
+    def values(self, name: str) -> list[str]:
+        """Give the values of the fields with this name, which is in lower case."""
+        names = self.names
+        # Most are looked for in vain, and none is expected twice: both at the speed of C.
+        count = names.count(name)
+        if count == 0:
+            return []
+        if count == 1:
+            return [self.items[names.index(name)][1]]
+        return [item[1] for item, lower in zip(self.items, names, strict=True) if lower == name]
+
+
+# Nearly always `keep-alive` or `close`.
+@lru_cache(maxsize=64)
+def nominated(*connection_values: str) -> frozenset[str]:
     """Give the lower-case names that `Connection` fields nominate as hop-by-hop.
 
     RFC 9110 section 7.6.1: an intermediary removes the nominated fields before it forwards.
     """
     return frozenset(
-        name for value in connection_values for raw in value.split(",") if (name := raw.strip())
+        name
+        for value in connection_values
+        for raw in value.lower().split(",")
+        if (name := raw.strip())
     )
 
 
@@ -109,7 +145,7 @@ def request_headers(
         HeaderInvalid: A name or a value holds what no header may, or what is not latin-1.
     """
     connection = environ.get("HTTP_CONNECTION")
-    dropped = nominated((connection.lower(),)) if connection else frozenset()
+    dropped = nominated(connection) if connection else frozenset()
     headers: HeaderList = [
         ("Host", host),
         ("Authorization", authorization),
@@ -118,39 +154,55 @@ def request_headers(
         ("X-Fal-Client-Proxy", CLIENT_PROXY),
     ]
     for name, value in _from_client(environ, forwarded):
-        if not (TOKEN.fullmatch(name) and _FIELD_VALUE.fullmatch(value)):
-            detail = f"The request header {name} holds a character that no header may hold."
-            raise HeaderInvalid(detail)
-        if name.lower() not in dropped:
+        if not _FIELD_VALUE.fullmatch(value):
+            raise _invalid(name)
+        if not dropped or name.lower() not in dropped:
             headers.append((name, value))
     return headers
 
 
-def _from_client(environ: WSGIEnvironment, forwarded: frozenset[str]) -> Iterator[tuple[str, str]]:
-    yield "Accept", environ.get("HTTP_ACCEPT") or "application/json"
+def _from_client(environ: WSGIEnvironment, forwarded: frozenset[str]) -> HeaderList:
+    fields = [("Accept", environ.get("HTTP_ACCEPT") or "application/json")]
     if content_type := environ.get("CONTENT_TYPE"):
-        yield "Content-Type", content_type
+        fields.append(("Content-Type", content_type))
     if user_agent := environ.get("HTTP_USER_AGENT"):
-        yield "User-Agent", user_agent
-    for key in environ:
-        if (key.startswith(_FAL_PREFIX) or key in forwarded) and key not in _OURS:
-            yield key[len("HTTP_") :].replace("_", "-").title(), environ[key]
+        fields.append(("User-Agent", user_agent))
+    fields += [
+        (_name(key), environ[key])
+        # All of the environ's keys are looked at, and to compare a slice costs least.
+        for key in environ
+        if (key[:_FAL_PREFIX_LENGTH] == _FAL_PREFIX or key in forwarded) and key not in _OURS
+    ]
+    return fields
 
 
-def response_headers(headers: Iterable[tuple[str, str]]) -> HeaderList:
+@lru_cache(maxsize=256)
+def _name(key: str) -> str:
+    """Give the name of a request header from its environ key."""
+    name = key[len("HTTP_") :].replace("_", "-").title()
+    if not TOKEN.fullmatch(name):
+        raise _invalid(name)
+    return name
+
+
+def _invalid(name: str) -> HeaderInvalid:
+    detail = f"The request header {name} holds a character that no header may hold."
+    return HeaderInvalid(detail)
+
+
+def response_headers(fields: Fields) -> HeaderList:
     """Select what comes down: everything end-to-end, in its order, repeats kept.
 
     Args:
-        headers: The response's fields as they came; the values hold no control character but tab.
+        fields: The response's as they came; the values hold no control character but tab.
     """
-    fields = [(name, name.lower(), value) for name, value in headers]
-    dropped = _NOT_RETURNED | nominated(
-        value.lower() for _, lower, value in fields if lower == "connection"
-    )
+    dropped = _NOT_RETURNED
+    if connection := fields.values("connection"):
+        dropped |= nominated(*connection)
     return [
         # PEP 3333 allows no control character in a value; RFC 9110 section 5.5 lets a tab be
         # read as a space.
-        (name, value.replace("\t", " "))
-        for name, lower, value in fields
-        if lower not in dropped and lower != ERROR_HEADER
+        item if "\t" not in item[1] else (item[0], item[1].replace("\t", " "))
+        for item, name in zip(fields.items, fields.names, strict=True)
+        if name not in dropped
     ]

@@ -9,9 +9,10 @@ sizes and takes a head that was cut off for a whole one. Here each of these is a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from wsgi_fal_proxy.headers import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,11 +28,15 @@ MAX_TRAILER_BYTES: Final = 16_384
 
 _HTTP_1: Final = b"HTTP/1."
 # RFC 9112 section 4; the reason phrase and the space before it may be missing.
-_STATUS_LINE: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t -~\x80-\xff]*))?")
+_STATUS_LINE: Final = r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t -~\x80-\xff]*+))?+"
 # RFC 9112 section 5: no white space before the colon, none to begin a line with (obs-fold, which
-# section 5.2 lets a gateway answer with 502). Optional white space around the value is no part
-# of it.
-_FIELD: Final = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):([\t -~\x80-\xff]*+)")
+# section 5.2 lets a gateway answer with 502).
+_FIELD_LINES: Final = r"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+)*+"
+# The whole head is checked at once, and taken apart at once: what is left to do for each field is
+# done at the speed of C.
+_HEAD: Final = re.compile(f"{_STATUS_LINE}({_FIELD_LINES})")
+# Of lines that have been checked; the optional white space around a value is no part of it.
+_FIELD: Final = re.compile(r"\r\n([^:]++):[\t ]*+([^\r]*[^\r\t ]|)")
 _DECIMAL: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 # RFC 9112 section 7.1, with extensions as in section 7.1.1.
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
@@ -224,13 +229,12 @@ class ChunkedFraming:
             self.complete = True
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
+class ResponseHead(NamedTuple):
     """A response's status line and fields, in their order, and what they say of the rest."""
 
     status: int
     phrase: str
-    headers: list[tuple[str, str]]
+    fields: Fields
     framing: Framing
     reusable: bool
     """Whether the connection may carry another request afterwards (RFC 9112 section 9.3)."""
@@ -297,56 +301,56 @@ def parse_head(block: bytes) -> ResponseHead:
     Raises:
         MalformedResponse: It is not one, or its framing is ambiguous.
     """
-    status_line, *lines = block.decode("latin-1").split("\r\n")
-    match = _STATUS_LINE.fullmatch(status_line)
+    text = block.decode("latin-1")
+    match = _HEAD.fullmatch(text)
     if match is None:
-        raise MalformedResponse("the status line is malformed")
-    minor, status, phrase = match[1], int(match[2]), match[3] or ""
+        is_first = not re.fullmatch(_STATUS_LINE, text.partition("\r\n")[0])
+        raise MalformedResponse(f"{'the status' if is_first else 'a header'} line is malformed")
+    minor, digits, phrase, lines = match.groups()
+    status = int(digits)
     if status == HTTPStatus.SWITCHING_PROTOCOLS:
         raise MalformedResponse("the target switched protocols, unasked")
-    if len(lines) > MAX_FIELDS:
+    fields = Fields(_FIELD.findall(lines))
+    if len(fields.items) > MAX_FIELDS:
         raise MalformedResponse("the response has too many header fields")
-    headers = []
-    for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            raise MalformedResponse("a header line is malformed")
-        headers.append((field[1], field[2].strip(" \t")))
-    return _with_framing(minor == "1", status, phrase, headers)
+    is_http_1_1 = minor == "1"
+    framing = _framing(is_http_1_1, status, fields)
+    return ResponseHead(status, phrase or "", fields, framing, _persistent(is_http_1_1, fields))
 
 
-def _with_framing(
-    is_http_1_1: bool, status: int, phrase: str, headers: list[tuple[str, str]]
-) -> ResponseHead:
-    lengths: set[str] = set()
-    codings: list[str] = []
-    options: list[str] = []
-    for name, value in headers:
-        match name.lower():
-            case "content-length":
-                lengths.update(part.strip(" \t") for part in value.split(","))
-            case "transfer-encoding":
-                codings.append(value.lower())
-            case "connection":
-                options += (part.strip(" \t") for part in value.lower().split(","))
-    framing = _framing(is_http_1_1, status, lengths, codings)
-    persistent = "close" not in options and (is_http_1_1 or "keep-alive" in options)
-    return ResponseHead(status, phrase, headers, framing, persistent)
-
-
-def _framing(is_http_1_1: bool, status: int, lengths: set[str], codings: list[str]) -> Framing:
+def _framing(is_http_1_1: bool, status: int, fields: Fields) -> Framing:
     """Decide by RFC 9112 section 6.3; what it lets a recipient guess at is an error here.
 
     A 304 may have the Transfer-Encoding that a 200 would have had (section 6.1).
     """
+    lengths = fields.values("content-length")
+    codings = fields.values("transfer-encoding")
     if codings and status != HTTPStatus.NOT_MODIFIED:
-        if codings != ["chunked"] or lengths or not is_http_1_1:
+        if [coding.lower() for coding in codings] != ["chunked"] or lengths or not is_http_1_1:
             raise MalformedResponse("the response's Transfer-Encoding is ambiguous")
         if status == HTTPStatus.NO_CONTENT:
             raise MalformedResponse("a response that has no content is chunked")
         return ChunkedFraming()
-    if any(not _DECIMAL.fullmatch(length) for length in lengths) or len(lengths) > 1:
-        raise MalformedResponse("the response's Content-Length is malformed or contradictory")
+    length = _one_length(lengths)
     if status in _NO_CONTENT or status < HTTPStatus.OK:
         return LengthFraming(0)
-    return LengthFraming(int(lengths.pop())) if lengths else CloseFraming()
+    return CloseFraming() if length is None else LengthFraming(length)
+
+
+def _one_length(values: list[str]) -> int | None:
+    """Read Content-Length, which may be repeated (RFC 9110 section 8.6), if always the same."""
+    if not values:
+        return None
+    different = {part.strip(" \t") for value in values for part in value.split(",")}
+    length = different.pop()
+    if different or not _DECIMAL.fullmatch(length):
+        raise MalformedResponse("the response's Content-Length is malformed or contradictory")
+    return int(length)
+
+
+def _persistent(is_http_1_1: bool, fields: Fields) -> bool:
+    values = fields.values("connection")
+    if not values:
+        return is_http_1_1
+    options = [part.strip(" \t") for value in values for part in value.lower().split(",")]
+    return "close" not in options and (is_http_1_1 or "keep-alive" in options)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
 _METHODS: Final = frozenset({"GET", "POST", "PUT"})
+# RFC 9110 sections 15.3.5 and 15.4.5: their Content-Length is what they would have had.
+_WITHOUT_CONTENT: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -155,18 +157,19 @@ def _answer(
     relaying.request_id = response.request_id
     try:
         response.begin()
-        coding = content_coding(response.headers) if response.has_content else None
-        headers = response_headers(response.headers)
-        if response.length is not None and coding is None and _has_content(response.status):
-            headers.append(("Content-Length", str(response.length)))
+        coding = content_coding(response.fields) if response.has_content else None
+        # Usually all of it has come with the head: then nothing is left to be relayed.
+        whole = response.take_whole() if coding is None else None
+        headers = response_headers(response.fields)
+        length = response.length if whole is None else len(whole)
+        if length is not None and coding is None and response.status not in _WITHOUT_CONTENT:
+            headers.append(("Content-Length", str(length)))
         phrase = response.phrase.replace("\t", " ") or _PHRASES.get(response.status, "Unknown")
         start_response(f"{response.status} {phrase}", headers)
     except BaseException:
         response.close()
         raise
-    return Content(environ, response, relaying, coding)
-
-
-def _has_content(status: int) -> bool:
-    # RFC 9110 sections 15.3.5 and 15.4.5: what they would have had, if it were sent.
-    return status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
+    if whole is None:
+        return Content(environ, response, relaying, coding)
+    relaying.end()
+    return [whole] if whole else []

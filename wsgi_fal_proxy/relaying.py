@@ -6,7 +6,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
-from wsgi_fal_proxy.client import client_fd, reset, spoil
+from wsgi_fal_proxy.client import client_fd, client_socket, reset, spoil
 from wsgi_fal_proxy.coding import decoded
 from wsgi_fal_proxy.errors import ClientGone, FalProxyError, Refusal, RelayFull, Truncated
 from wsgi_fal_proxy.upstream import Call
@@ -30,11 +30,12 @@ class Relaying:
         total_timeout: The option.
     """
 
-    __slots__ = ("_fd", "_on_gone", "_slots", "_taken", "call", "request_id", "what")
+    __slots__ = ("_fd", "_method", "_on_gone", "_slots", "_taken", "_target", "call", "request_id")
 
     def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
         self.call = Call(total_timeout)
-        self.what = ""
+        self._method = ""
+        self._target: Target | None = None
         self.request_id: str | None = None
         self._slots = slots
         self._taken = False
@@ -47,14 +48,14 @@ class Relaying:
         Raises:
             RelayFull: There is no slot.
         """
-        self.what = f"{method} {target.host}{target.path}"
+        self._method, self._target = method, target
         if self._slots is not None:
             if not self._slots.acquire(blocking=False):
                 raise RelayFull
             self._taken = True
         self._fd = client_fd(environ)
         if self._fd is not None:
-            watcher.watch(self._fd, self._on_gone)
+            watcher.watch(self._fd, self._on_gone, client_socket(environ))
 
     def end(self) -> None:
         """Give back what is held; once is enough, and twice does no harm."""
@@ -85,14 +86,14 @@ class Relaying:
             return
         cause = error.__cause__
         because = "" if cause is None else f" [{type(cause).__name__}: {cause}]"
-        if not self.what:
+        if self._target is None:
             _logger.error("%s: %s%s", error.reason, error.detail, because)
             return
         _logger.error(
             "%s: %s (%s, fal's request id %s, after %.3f s)%s",
             error.reason,
             error.detail,
-            self.what,
+            f"{self._method} {self._target.host}{self._target.path}",
             self.request_id,
             monotonic() - self.call.started,
             because,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from wsgi_fal_proxy.errors import TargetHostNotAllowed, TargetInvalid, TargetMissing
@@ -72,8 +73,8 @@ class Target:
     host: str
     request_target: str = field(repr=False)
 
-    @classmethod
-    def parse(cls, text: str | None) -> Target:
+    @staticmethod
+    def parse(text: str | None) -> Target:
         """Accept the whole text as a target or refuse it.
 
         Raises:
@@ -81,19 +82,7 @@ class Target:
             TargetInvalid: It is not a plain https URL, or it is more than one.
             TargetHostNotAllowed: It is a URL, and not fal's.
         """
-        if not text or not text.strip(" \t"):
-            raise TargetMissing
-        if len(text) > MAX_TARGET_LENGTH:
-            detail = f"The target is longer than {MAX_TARGET_LENGTH} characters."
-            raise TargetInvalid(detail)
-        match = _TARGET.fullmatch(text)
-        if match is None or _SECOND_TARGET.search(text):
-            raise TargetInvalid(f"The target in x-fal-target-url {_what_is_wrong_with(text)}.")
-        host = match["host"].lower()
-        if len(host) > _MAX_HOST_LENGTH or not _is_fal(host):
-            raise TargetHostNotAllowed
-        path, query = match["path"] or "/", match["query"]
-        return cls(host, path if query is None else f"{path}?{query}")
+        return _parsed(text)
 
     @property
     def path(self) -> str:
@@ -107,6 +96,25 @@ class Target:
             self.host == "queue.fal.run"
             and _QUEUE_CANCEL.fullmatch(self.request_target) is not None
         )
+
+
+# The same few are called again and again: a model, a status that is polled. Of at most 8,000
+# characters each, so that clients cannot fill the memory with them.
+@lru_cache(maxsize=256)
+def _parsed(text: str | None) -> Target:
+    if not text or not text.strip(" \t"):
+        raise TargetMissing
+    if len(text) > MAX_TARGET_LENGTH:
+        detail = f"The target is longer than {MAX_TARGET_LENGTH} characters."
+        raise TargetInvalid(detail)
+    match = _TARGET.fullmatch(text)
+    if match is None or _SECOND_TARGET.search(text):
+        raise TargetInvalid(f"The target in x-fal-target-url {_what_is_wrong_with(text)}.")
+    host = match["host"].lower()
+    if len(host) > _MAX_HOST_LENGTH or not _is_fal(host):
+        raise TargetHostNotAllowed
+    path, query = match["path"] or "/", match["query"]
+    return Target(host, path if query is None else f"{path}?{query}")
 
 
 def _what_is_wrong_with(text: str) -> str:

@@ -15,18 +15,21 @@ from __future__ import annotations
 import _socket
 import http.client
 import os
+import queue
+import select
 import socket
 import ssl
 import weakref
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import urllib3
 from urllib3._collections import RecentlyUsedContainer
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
+    ClosedPoolError,
     ConnectTimeoutError,
     EmptyPoolError,
     HTTPError,
@@ -55,7 +58,7 @@ from wsgi_fal_proxy.errors import (
     UpstreamUnresolvable,
 )
 from wsgi_fal_proxy.settings import SettingsError
-from wsgi_fal_proxy.watcher import allocate_lock
+from wsgi_fal_proxy.watcher import allocate_lock, original
 
 if TYPE_CHECKING:
     from wsgi_fal_proxy.body import RequestBody
@@ -74,6 +77,8 @@ _POOLS: Final = 32
 _CONNECTIONS_PER_HOST: Final = 1_000
 
 _LEAST_SECONDS: Final = 0.001
+# By so much a wait may end late.
+_NEAR_SECONDS: Final = 0.005
 # For an answer to a request that could not be sent whole, which is here by then, or never comes.
 _EARLY_ANSWER_SECONDS: Final = 1.0
 
@@ -182,6 +187,8 @@ class Upstream:
         self._connect_timeout = settings.connect_timeout
         self._read_timeout = settings.read_timeout
         self._manager = _checked(settings.pool_manager) or _default_pool_manager()
+        # By host: to find one by its manager takes as long as all that is done with it.
+        self._pools: dict[str, HTTPConnectionPool] = {}
         _in_this_process.add(self)
 
     def send(
@@ -200,8 +207,7 @@ class Upstream:
         """
         first = body.read_ahead()
         request = _opening(method, target, headers, body, first)
-        pool = self._manager.connection_from_host(target.host, _PORT, "https")
-        connection = self._checked_out(call, pool)
+        pool, connection = self._checked_out(call, target.host)
         call.hold(connection)
         try:
             kept = not connection.is_closed
@@ -235,8 +241,9 @@ class Upstream:
         else:
             # A thread of the parent's held the lock, and will never release it here. What it
             # guards must not be touched: not even to be freed, which takes locks as well.
-            _left_behind.append(pools)
+            _left_behind.extend((pools, self._pools))
             self._manager.pools = RecentlyUsedContainer(_POOLS)
+        self._pools = {}
 
     @staticmethod
     def _told(call: Call, error: GatewayError) -> GatewayError:
@@ -247,13 +254,28 @@ class Upstream:
             return TotalTimeout()
         return error
 
-    def _checked_out(self, call: Call, pool: HTTPConnectionPool) -> Connection:
+    def _checked_out(self, call: Call, host: str) -> tuple[HTTPConnectionPool, Connection]:
         # For a pool that was made to block when all its connections are in use.
         wait = _left(call.until(self._connect_timeout))
         try:
-            return cast("Connection", pool._get_conn(timeout=wait))  # noqa: SLF001
+            pool = self._pools.get(host) or self._looked_up(host)
+            try:
+                connection = pool._get_conn(timeout=wait)  # noqa: SLF001
+            except ClosedPoolError:
+                # By its manager, which keeps those of the last hosts alone.
+                pool = self._looked_up(host)
+                connection = pool._get_conn(timeout=wait)  # noqa: SLF001
         except EmptyPoolError as error:
             raise RelayFull from error
+        return pool, cast("Connection", connection)
+
+    def _looked_up(self, host: str) -> HTTPConnectionPool:
+        if len(self._pools) >= _POOLS:
+            # Any name under fal's domains is a host, whether it exists or not.
+            self._pools = {}
+        pool = self._manager.connection_from_host(host, _PORT, "https")
+        self._pools[host] = pool
+        return pool
 
     def _connect(self, call: Call, pool: HTTPConnectionPool, connection: Connection) -> None:
         if not connection.is_closed:
@@ -310,19 +332,22 @@ class Upstream:
     ) -> bool:
         """Send it all; tell whether that worked. If not, the target may have answered before."""
         try:
-            sock.settimeout(_left(call.until(self._read_timeout)))
+            _set_timeout(sock, _left(call.until(self._read_timeout)))
             sock.sendall(request)
             framed = http1.chunk if body.length is None else bytes
             for piece in body.rest():
-                if call.is_over():
-                    raise TotalTimeout
-                sock.settimeout(_left(call.until(self._read_timeout)))
-                sock.sendall(framed(piece))
+                self._send_more(call, sock, framed(piece))
             if body.length is None:
-                sock.sendall(http1.LAST_CHUNK)
+                self._send_more(call, sock, http1.LAST_CHUNK)
         except OSError:
             return False
         return True
+
+    def _send_more(self, call: Call, sock: socket.socket, data: bytes) -> None:
+        if call.is_over():
+            raise TotalTimeout
+        _set_timeout(sock, _left(call.until(self._read_timeout)))
+        sock.sendall(data)
 
 
 class UpstreamResponse:
@@ -334,19 +359,18 @@ class UpstreamResponse:
     Attributes:
         status: Such as 200.
         phrase: The reason phrase as it came, perhaps empty.
-        headers: All header fields in their order.
+        fields: All header fields in their order.
         length: Bytes in the content, where the head tells; else None.
     """
 
     __slots__ = (
         "_call",
         "_framing",
-        "_leftover",
         "_pool",
         "_read_timeout",
         "_reusable",
         "_waiting",
-        "headers",
+        "fields",
         "length",
         "phrase",
         "status",
@@ -364,11 +388,10 @@ class UpstreamResponse:
     ) -> None:
         self.status = head.status
         self.phrase = head.phrase
-        self.headers = head.headers
+        self.fields = head.fields
         self.length = head.framing.length
         self._framing = head.framing
-        self._leftover = leftover
-        self._waiting = b""
+        self._waiting = leftover
         self._pool = pool
         self._call = call
         self._reusable = reusable
@@ -386,9 +409,16 @@ class UpstreamResponse:
             UpstreamMalformed: The content begins malformed.
         """
         try:
-            self._waiting = self._framing.feed(self._leftover)
+            self._waiting = self._framing.feed(self._waiting)
         except http1.MalformedResponse as error:
             raise UpstreamMalformed from error
+
+    def take_whole(self) -> bytes | None:
+        """Give the whole content, if it came with the head, and have done; else None."""
+        if not self._framing.complete:
+            return None
+        self._give_back(reusable=self._reusable and not self._framing.excess)
+        return self._waiting
 
     @property
     def has_begun(self) -> bool:
@@ -398,7 +428,7 @@ class UpstreamResponse:
     @property
     def request_id(self) -> str | None:
         """The id that fal gave the request, where it told."""
-        return next((v for name, v in self.headers if name.lower() == "x-fal-request-id"), None)
+        return next(iter(self.fields.values("x-fal-request-id")), None)
 
     def __iter__(self) -> Self:
         return self
@@ -472,6 +502,19 @@ def _default_pool_manager() -> urllib3.PoolManager:
 class _Connection(HTTPSConnection):
     """Connects within its timeout, over all of the host's addresses and TLS together."""
 
+    _poll: Any = None
+
+    def connect(self) -> None:
+        """Connect; see `HTTPSConnection`."""
+        super().connect()
+        # Made once: it is asked before each use of the connection.
+        self._poll = _readiness(self.sock)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a kept connection is good: nothing has come uncalled for, nor its end."""
+        return self.sock is not None and not self._poll.poll(0)
+
     def _new_conn(self) -> socket.socket:
         deadline = _deadline(self.timeout)
         try:
@@ -504,14 +547,58 @@ class _Connection(HTTPSConnection):
         raise NewConnectionError(self, "the name has no address")
 
 
+# gevent's would let another greenlet run, and there is nothing to wait for.
+_new_poll: Final = original("select", "poll")
+
+
+def _readiness(sock: socket.socket) -> Any:
+    """Give what tells, by `poll(0)`, whether there is something to be received."""
+    poll = _new_poll()
+    poll.register(sock, select.POLLIN)
+    return poll
+
+
 def _connect_error(connection: HTTPSConnection, error: OSError) -> HTTPError:
     if isinstance(error, TimeoutError):
         return ConnectTimeoutError(connection, "the connect timeout ran out")
     return NewConnectionError(connection, str(error))
 
 
+class _Stack:
+    """A pool's connections, the last one first: a queue as urllib3 uses it where it never waits.
+
+    The standard library's takes a lock and a condition for each of what is one operation on a
+    list, which is atomic.
+    """
+
+    def __init__(self, maxsize: int) -> None:
+        self._items: list[Connection | None] = []
+        self._maxsize = maxsize
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Connection | None:
+        """Take the last one; see `queue.LifoQueue`."""
+        try:
+            return self._items.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, item: Connection | None, block: bool = False) -> None:
+        """Add one; see `queue.LifoQueue`."""
+        if len(self._items) >= self._maxsize:
+            raise queue.Full
+        # Without a connection it is a place for one, of which there are as many without this.
+        if item is not None:
+            self._items.append(item)
+
+    def qsize(self) -> int:
+        """Give how many there are."""
+        return len(self._items)
+
+
 class _Pool(HTTPSConnectionPool):
     ConnectionCls = _Connection
+    # Typed narrower than it is used.
+    QueueCls = _Stack  # type: ignore[assignment]
 
 
 def _opening(
@@ -548,14 +635,27 @@ def _left(deadline: float | None) -> float | None:
 
 def _received(sock: socket.socket, deadline: float | None) -> bytes:
     """Receive what is here, or wait for it until the deadline; nothing means the end."""
-    if deadline is None:
-        sock.settimeout(None)
-    else:
+    left = None
+    if deadline is not None:
         left = deadline - monotonic()
         if left <= 0:
             raise TimeoutError("the read timeout ran out")
-        sock.settimeout(left)
+    _set_timeout(sock, left)
     return sock.recv(PIECE_BYTES)
+
+
+def _set_timeout(sock: socket.socket, seconds: float | None) -> None:
+    """Set how long a socket waits, unless it waits so long already, or hardly longer.
+
+    A setting is a system call. Most waits may last the whole read timeout, and so did the last one.
+    """
+    present = sock.gettimeout()
+    if present is None or seconds is None:
+        is_near = present is seconds
+    else:
+        is_near = 0 <= present - seconds < _NEAR_SECONDS
+    if not is_near:
+        sock.settimeout(seconds)
 
 
 def _give_back(pool: HTTPConnectionPool, connection: Connection, *, reusable: bool) -> None:

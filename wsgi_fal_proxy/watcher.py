@@ -11,12 +11,16 @@ from __future__ import annotations
 import os
 import select
 import sys
+import weakref
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    Watched = dict[int, Callable[[], None]]
+    Kept = dict[int, Callable[[], object]]
 
 # In epoll and in poll alike: the other side closed, at least its sending half, or all is lost.
 _GONE: Final[int] = getattr(select, "EPOLLRDHUP", 0)
@@ -58,55 +62,74 @@ class Watcher:
         # and not another one that has its descriptor by now.
         self._lock = allocate_lock()
         self._epoll: Any = None
-        self._watched: dict[int, Callable[[], None]] = {}
+        self._watched: Watched = {}
+        # By descriptor, the connections that the kernel watches although no request is under way:
+        # to begin and to end that for each request would be two system calls under the lock.
+        self._kept: Kept = {}
 
-    def watch(self, fd: int, on_gone: Callable[[], None]) -> None:
+    def watch(self, fd: int, on_gone: Callable[[], None], connection: object = None) -> None:
         """Call back once when the other side of this connection closes it, or at once if it has.
 
         Args:
-            fd: The connection.
+            fd: The connection's descriptor.
             on_gone: What to do. It runs on the watcher's thread, and must neither wait nor raise.
+            connection: What stands for it from its beginning to its end, and for no other one,
+                such as a socket; None where there is no such thing.
         """
         if _epoll is None:
             return
         with self._lock:
-            if self._epoll is None:
-                self._epoll = _epoll()
-                _start_new_thread(_run, (self._epoll, self._watched, self._lock))
             self._watched[fd] = on_gone
-            try:
-                self._epoll.register(fd, _GONE)
-            except FileExistsError:
-                # Of a watch that was never ended.
-                self._epoll.modify(fd, _GONE)
-            except (OSError, ValueError):
-                # Not a connection, or not any more: there is nothing to be noticed.
-                del self._watched[fd]
+            if connection is None or self._kept.get(fd, _nothing)() is not connection:
+                self._register(fd, connection)
+
+    def _register(self, fd: int, connection: object) -> None:
+        if self._epoll is None:
+            self._epoll = _epoll()
+            _start_new_thread(_run, (self._epoll, self._watched, self._kept, self._lock))
+        self._kept.pop(fd, None)
+        try:
+            self._epoll.register(fd, _GONE)
+        except FileExistsError:
+            # Of a watch that was never ended.
+            self._epoll.modify(fd, _GONE)
+        except (OSError, ValueError):
+            # Not a connection, or not any more: there is nothing to be noticed.
+            del self._watched[fd]
+            return
+        if connection is not None:
+            self._kept[fd] = weakref.ref(connection)
 
     def unwatch(self, fd: int, on_gone: Callable[[], None]) -> None:
         """End a watch, unless it has ended, and the descriptor may be another connection's."""
         with self._lock:
             if self._watched.get(fd) is on_gone:
                 del self._watched[fd]
-                # The kernel ends a watch by itself when the connection is closed.
-                with suppress(OSError):
-                    self._epoll.unregister(fd)
+                if fd not in self._kept:
+                    # The kernel ends a watch by itself when the connection is closed.
+                    with suppress(OSError):
+                        self._epoll.unregister(fd)
 
 
-def _run(epoll: Any, watched: dict[int, Callable[[], None]], lock: Any) -> None:
+def _nothing() -> None:
+    """Stand for a reference to a connection where there is none."""
+
+
+def _run(epoll: Any, watched: Watched, kept: Kept, lock: Any) -> None:
     while True:  # pragma: no cover - on a thread that no tracer is told of
         # What one call may raise must not leave all others unwatched.
         with suppress(Exception):
-            notice(epoll, watched, lock)
+            notice(epoll, watched, kept, lock)
 
 
-def notice(epoll: Any, watched: dict[int, Callable[[], None]], lock: Any) -> None:
+def notice(epoll: Any, watched: Watched, kept: Kept, lock: Any) -> None:
     """Wait for connections to be closed by the other side, and call back for each."""
     for fd, _ in epoll.poll():
         with lock:
             # By now the descriptor may be another connection's, and its watch another one.
             if not _is_gone(fd):
                 continue
+            kept.pop(fd, None)
             with suppress(OSError):
                 epoll.unregister(fd)
             if on_gone := watched.pop(fd, None):
