@@ -24,7 +24,7 @@ from tests.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answer
 from tests.test_relay import RUN, TARGET, answer_to
 from wsgi_fal_proxy import FalProxy, SettingsError
 from wsgi_fal_proxy.errors import Truncated
-from wsgi_fal_proxy.upstream import _received
+from wsgi_fal_proxy.upstream import _Pool, _received
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -304,6 +304,46 @@ def test_a_kept_connection_that_is_seen_to_be_closed_is_replaced_before_use(
         assert closed.wait(WAIT_SECONDS)
         assert post(proxy, b"{}")[0] == "200 OK"
     assert server.connections == 2
+
+
+def test_any_number_of_hosts_can_be_called_and_the_last_ones_alone_are_known(
+    tmp_path: Path,
+) -> None:
+    with RawServer(answering(OK)) as server:
+        proxy = proxy_to(server, tmp_path)
+        # The manager closes the connections of the first when the eleventh is called.
+        for number in (*range(12), 0, *range(12, 40)):
+            url = f"https://h{number}.fal.run/"
+            assert answer_to(proxy, HTTP_X_FAL_TARGET_URL=url)[0] == "200 OK"
+        assert server.connections == 41
+    assert len(proxy._upstream._pools) <= 32
+
+
+def test_a_pool_gives_the_connection_that_came_back_last_and_closes_what_is_too_much() -> None:
+    pool = _Pool("fal.run", maxsize=2)
+    first, second, third = (pool._new_conn() for _ in range(3))
+    for connection in (first, second, third):
+        pool._put_conn(connection)
+    assert pool.pool is not None
+    assert pool.pool.qsize() == 2
+    assert [pool._get_conn(), pool._get_conn()] == [second, first]
+    assert pool._get_conn() not in {first, second, third}
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"],
+)
+def test_an_answer_that_comes_at_once_goes_down_in_one_piece_of_known_length(
+    tmp_path: Path, framing: bytes
+) -> None:
+    answer = b"HTTP/1.1 200 OK\r\n" + framing
+    with RawServer(answering(answer, answer)) as server:
+        proxy = proxy_to(server, tmp_path)
+        status, headers, content = get(proxy)
+        assert (status, headers["Content-Length"], content) == ("200 OK", "2", b"{}")
+        get(proxy)
+        assert server.connections == 1
 
 
 def test_closing_an_answer_that_is_not_finished_closes_the_connection(tmp_path: Path) -> None:

@@ -103,6 +103,70 @@ def test_a_watch_that_was_never_ended_gives_way_to_the_next_on_its_descriptor(pa
     assert not first.is_set()
 
 
+class Connection:
+    """Stands for what a server hands over for a connection."""
+
+
+def test_a_connection_is_watched_for_one_request_after_another(pair: Pair) -> None:
+    first, second = threading.Event(), threading.Event()
+    first_gone, second_gone = first.set, second.set
+    connection = Connection()
+    watcher = Watcher()
+    ours, theirs = pair
+    watcher.watch(ours.fileno(), first_gone, connection)
+    watcher.unwatch(ours.fileno(), first_gone)
+    watcher.watch(ours.fileno(), second_gone, connection)
+    theirs.close()
+    assert second.wait(WAIT_SECONDS)
+    assert not first.is_set()
+
+
+def test_a_connection_that_is_closed_between_two_requests_is_noticed_at_the_next(
+    pair: Pair,
+) -> None:
+    first, second, other_gone = threading.Event(), threading.Event(), threading.Event()
+    first_gone = first.set
+    connection = Connection()
+    watcher = Watcher()
+    ours, theirs = pair
+    watcher.watch(ours.fileno(), first_gone, connection)
+    watcher.unwatch(ours.fileno(), first_gone)
+    theirs.close()
+    # Another one that is noticed afterwards shows that this one was.
+    other, other_end = socket.socketpair()
+    with other, other_end:
+        watcher.watch(other.fileno(), other_gone.set)
+        other_end.close()
+        assert other_gone.wait(WAIT_SECONDS)
+    watcher.watch(ours.fileno(), second.set, connection)
+    assert second.wait(WAIT_SECONDS)
+    assert not first.is_set()
+
+
+@pytest.mark.parametrize("lives_on", [True, False], ids=["kept by the server", "gone"])
+def test_the_next_connection_with_the_same_descriptor_is_watched_as_well(
+    pair: Pair, lives_on: bool
+) -> None:
+    before, after = threading.Event(), threading.Event()
+    before_gone = before.set
+    connections = [Connection(), Connection()]
+    watcher = Watcher()
+    fd = pair[0].fileno()
+    watcher.watch(fd, before_gone, connections[0])
+    watcher.unwatch(fd, before_gone)
+    # Another connection takes its place, at which the kernel ends the watch.
+    other, other_end = socket.socketpair()
+    with other, other_end:
+        os.dup2(other.fileno(), fd)
+        if not lives_on:
+            del connections[0]
+        watcher.watch(fd, after.set, connections[-1])
+        other.close()
+        other_end.close()
+        assert after.wait(WAIT_SECONDS)
+    assert not before.is_set()
+
+
 @pytest.mark.parametrize("kind", ["closed", "file"])
 def test_what_cannot_be_watched_is_let_be(kind: str, pair: Pair) -> None:
     gone = threading.Event()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 import sys
 from contextlib import suppress
@@ -80,6 +79,8 @@ def reset(fd: int) -> None:
     # Connecting to no address dissolves an association (connect(2), on Linux), and TCP tells the
     # other side by a reset. Python's own connect() knows no such address.
     if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415 - takes longer to import than most of this package
+
         no_address = struct.pack("H14x", 0)
         ctypes.CDLL(None).connect(fd, no_address, len(no_address))
 

@@ -41,7 +41,11 @@ _DECIMAL: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 # RFC 9112 section 7.1, with extensions as in section 7.1.1.
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 
-_NO_CONTENT: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+# Plain numbers: a member of HTTPStatus takes longer to look up than all else about the status.
+_SWITCHING_PROTOCOLS: Final = HTTPStatus.SWITCHING_PROTOCOLS.value
+_OK: Final = HTTPStatus.OK.value
+_NO_CONTENT: Final = HTTPStatus.NO_CONTENT.value
+_NOT_MODIFIED: Final = HTTPStatus.NOT_MODIFIED.value
 
 
 class MalformedResponse(Exception):
@@ -242,7 +246,7 @@ class ResponseHead(NamedTuple):
     @property
     def is_interim(self) -> bool:
         """Whether the final response is still to come (RFC 9110 section 15.2)."""
-        return self.status < HTTPStatus.OK
+        return self.status < _OK
 
 
 class HeadReader:
@@ -308,7 +312,7 @@ def parse_head(block: bytes) -> ResponseHead:
         raise MalformedResponse(f"{'the status' if is_first else 'a header'} line is malformed")
     minor, digits, phrase, lines = match.groups()
     status = int(digits)
-    if status == HTTPStatus.SWITCHING_PROTOCOLS:
+    if status == _SWITCHING_PROTOCOLS:
         raise MalformedResponse("the target switched protocols, unasked")
     fields = Fields(_FIELD.findall(lines))
     if len(fields.items) > MAX_FIELDS:
@@ -325,14 +329,14 @@ def _framing(is_http_1_1: bool, status: int, fields: Fields) -> Framing:
     """
     lengths = fields.values("content-length")
     codings = fields.values("transfer-encoding")
-    if codings and status != HTTPStatus.NOT_MODIFIED:
+    if codings and status != _NOT_MODIFIED:
         if [coding.lower() for coding in codings] != ["chunked"] or lengths or not is_http_1_1:
             raise MalformedResponse("the response's Transfer-Encoding is ambiguous")
-        if status == HTTPStatus.NO_CONTENT:
+        if status == _NO_CONTENT:
             raise MalformedResponse("a response that has no content is chunked")
         return ChunkedFraming()
     length = _one_length(lengths)
-    if status in _NO_CONTENT or status < HTTPStatus.OK:
+    if status < _OK or status in (_NO_CONTENT, _NOT_MODIFIED):
         return LengthFraming(0)
     return CloseFraming() if length is None else LengthFraming(length)
 

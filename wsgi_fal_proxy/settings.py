@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
@@ -106,6 +105,8 @@ def refuse_unknown(
     for name, value in given.items():
         if name not in known:
             bare = [option.removeprefix(prefix) for option in known]
+            import difflib  # noqa: PLC0415 - for who misspelled, and not for each start
+
             alike = difflib.get_close_matches(name.removeprefix(prefix), bare, n=1, cutoff=0.7)
             near = [prefix + option for option in alike]
             # A long text under a name that is not known may be the key.
