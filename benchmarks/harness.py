@@ -7,6 +7,8 @@ import json
 import math
 import os
 import re
+import resource
+import signal
 import socket
 import statistics
 import subprocess
@@ -38,6 +40,7 @@ WAIT_SECONDS: Final = 60.0
 MEGABYTE: Final = 1_048_576
 STAND_ALONE: Final = "wsgi_fal_proxy.wsgi"
 
+_MOST_FILES: Final = 10_000
 _EMPTY_LINE: Final = b"\r\n\r\n"
 _CONTENT_LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
@@ -72,6 +75,42 @@ def percentile(values: Iterable[float], percent: float) -> float:
     """Give the value that so many percent of the values do not exceed."""
     ordered = sorted(values)
     return ordered[math.ceil(len(ordered) * percent / 100) - 1]
+
+
+_VERDICTS: Final = {True: "ok", False: "NOT", None: ""}
+
+
+def table(results: Iterable[Result], measured: str) -> str:
+    """Give the results as lines with columns, the second of which is so headed."""
+    rows = [("figure", measured, "target", "")]
+    rows += [(r.figure, r.measured, r.target, _VERDICTS[r.ok]) for r in results]
+    return columns(rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Give rows as lines, each column as wide as it needs."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def end_in_order() -> None:
+    """Have a signal that ends this process end first what it has started."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def allow_many_files() -> None:
+    """Let this process, and what it starts, have as many connections as are needed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def progress(text: str) -> None:

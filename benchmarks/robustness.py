@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.forks import forks
-from benchmarks.harness import MEGABYTE, Result, Upstream, progress
+from benchmarks.harness import MEGABYTE, Result, Upstream, end_in_order, progress, table
 from benchmarks.in_process import closing, deadlines, duplicates, faults
 from benchmarks.leaving import leaving
 from benchmarks.memory import down, up
@@ -88,18 +87,7 @@ FIGURES: Final[dict[str, Callable[[Upstream, Scale], Iterator[Result]]]] = {
     "slots": slots,
 }
 
-
-_VERDICTS: Final = {True: "ok", False: "NOT", None: ""}
-
-
-def _table(results: list[Result]) -> str:
-    rows = [("figure", "measured (median / worst)", "target", "")]
-    rows += [(r.figure, r.measured, r.target, _VERDICTS[r.ok]) for r in results]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+_MEASURED: Final = "measured (median / worst)"
 
 
 def _measure(names: list[str], scale: Scale) -> list[Result]:
@@ -112,17 +100,13 @@ def _measure(names: list[str], scale: Scale) -> list[Result]:
             with Upstream() as upstream:
                 for result in FIGURES[name](upstream, scale):
                     results.append(result)
-                    progress(_table([result]).splitlines()[1])
+                    progress(table([result], _MEASURED).splitlines()[1])
         except Exception as error:  # noqa: BLE001 - shown in the table, which goes on
             results.append(
                 Result(name, f"{type(error).__name__}: {error}", "to be measured", False)
             )
         progress(f"{name}: {monotonic() - begun:.0f} s")
     return results
-
-
-def _interrupt(signal_number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def main() -> int:
@@ -133,14 +117,13 @@ def main() -> int:
     arguments = parser.parse_args()
     # What goes wrong with the upstream is meant to, here.
     logging.getLogger("wsgi_fal_proxy").setLevel(logging.CRITICAL)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    end_in_order()
     names = [arguments.only] if arguments.only else list(FIGURES)
     try:
         results = _measure(names, _QUICK if arguments.quick else Scale())
     except KeyboardInterrupt:
         return 130
-    print(_table(results))
+    print(table(results, _MEASURED))
     return 0 if all(result.ok is not False for result in results) else 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
 import selectors
 import socket
 import ssl
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from benchmarks.harness import (
     WAIT_SECONDS,
     Result,
+    allow_many_files,
     call,
     child,
     connected,
@@ -32,12 +32,11 @@ _OPENING_SECONDS: Final = 0.006
 # From the last one's opening to the first event.
 _SETTLING_SECONDS: Final = 2.0
 _EVENT: Final = re.compile(rb"data: ([0-9]+) ([0-9]+) ([0-9]+)\n\n")
-_MOST_FILES: Final = 10_000
 
 
 def streams(upstream: Upstream, scale: Scale) -> Iterator[Result]:
     """Whether every event arrives, and how much later than without the proxy."""
-    _allow_many_files()
+    allow_many_files()
     progress(f"{scale.streams} streams without the proxy")
     size = {"streams": scale.streams, "period_seconds": scale.period_seconds}
     direct = _received(port=upstream.port, ca_file=str(upstream.ca_file), **size)
@@ -67,33 +66,37 @@ def _received(**arguments: Any) -> dict[str, float]:
     return received
 
 
-def receive(
-    ready: Callable[[], None], port: int, ca_file: str | None, streams: int, period_seconds: float
+def opening_seconds(streams: int) -> float:
+    """Give the time that `receive` takes, once it is ready, before the first event is due."""
+    return streams * _OPENING_SECONDS + _SETTLING_SECONDS
+
+
+def receive(  # noqa: PLR0913 - what a stream is made of
+    ready: Callable[[], None],
+    port: int,
+    ca_file: str | None,
+    streams: int,
+    period_seconds: float,
+    events: int = _EVENTS,
 ) -> dict[str, float]:
     """Receive so many streams at a time, and tell how many events came in order, and how late."""
-    _allow_many_files()
+    allow_many_files()
     context = None if ca_file is None else ssl.create_default_context(cafile=ca_file)
     ready()
     period = int(period_seconds * 1e9)
-    opening = streams * _OPENING_SECONDS + _SETTLING_SECONDS
+    opening = opening_seconds(streams)
     begin = monotonic_ns() + int(opening * 1e9)
     receiver = _Receiver(streams)
     for stream in range(streams):
         due = begin + period * stream // streams
-        receiver.open(stream, port, context, f"/events/{stream}/{_EVENTS}/{due}/{period}")
+        receiver.open(stream, port, context, f"/events/{stream}/{events}/{due}/{period}")
         sleep(_OPENING_SECONDS / 2)
-    delays = receiver.run(opening + _EVENTS * period_seconds + WAIT_SECONDS)
+    delays = receiver.run(opening + events * period_seconds + WAIT_SECONDS)
     return {
         "good": len(delays),
         "p99": percentile(delays, 99) if delays else 0,
         "worst": max(delays, default=0),
     }
-
-
-def _allow_many_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(_MOST_FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 class _Receiver:

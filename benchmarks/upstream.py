@@ -300,7 +300,7 @@ def _context(directory: Path) -> ssl.SSLContext:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(directory / "ca.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("fal.run", "*.fal.run").configure_cert(context)
+    authority.issue_cert("fal.run", "*.fal.run", "127.0.0.1").configure_cert(context)
     return context
 
 

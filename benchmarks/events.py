@@ -1,0 +1,103 @@
+"""The figures of event streams: CPU time per event, delay, and memory while they are open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import sleep
+from typing import TYPE_CHECKING, Final
+
+from benchmarks.harness import Upstream, child, progress
+from benchmarks.measured import Measured
+from benchmarks.peers import PEERS, Dial
+from benchmarks.processes import cpu_seconds, memory_bytes, on_the_proxies_core
+from benchmarks.streams import opening_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from benchmarks.speed import Scale
+
+CPU: Final = "CPU per event, {} streams"
+DELAY: Final = "delay p99, {} streams"
+MEMORY: Final = "memory, {} streams"
+DIRECT: Final = "without a proxy"
+
+# Threads for what else comes, above one for each stream.
+_SPARE_THREADS: Final = 16
+# More streams than that are not for proxies that take a thread for each.
+_MOST_THREADS: Final = 200
+# Before the first event is due; what is read of the proxy is read in this time.
+_READING_SECONDS: Final = 0.5
+_MEGA: Final = 1e6
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Event streams at a time.
+
+    Attributes:
+        count: How many.
+        events: Of each.
+        period_seconds: From one event of a stream to the next.
+        repeats: How often that is measured.
+    """
+
+    count: int
+    events: int
+    period_seconds: float
+    repeats: int
+
+
+@dataclass(frozen=True)
+class _Received:
+    p99: float
+    cpu_microseconds: float
+    memory: float
+
+
+def streams(scale: Scale) -> Iterator[Measured]:
+    """What an event costs, and how late it is."""
+    for size in scale.streams:
+        names = [
+            name
+            for name in scale.peers
+            if PEERS[name].streams
+            and not (PEERS[name].one_per_thread and size.count > _MOST_THREADS)
+        ]
+        for repeat in range(size.repeats):
+            of = f"{repeat + 1} of {size.repeats}, {size.count} streams"
+            with Upstream() as upstream:
+                direct = _received(upstream.port, upstream.ca_file, size, None)
+                yield Measured(DELAY.format(size.count), DIRECT, direct.p99, "ms")
+                dial = Dial(upstream.port, upstream.ca_file, size.count + _SPARE_THREADS)
+                for name in names:
+                    with on_the_proxies_core(PEERS[name].serve(dial)) as served:
+                        one = _received(served.port, None, size, served.process.pid)
+                    progress(f"{of}: {name}: {one.cpu_microseconds:.0f} µs, {one.p99:.1f} ms")
+                    yield Measured(CPU.format(size.count), name, one.cpu_microseconds, "µs")
+                    yield Measured(DELAY.format(size.count), name, one.p99, "ms")
+                    yield Measured(MEMORY.format(size.count), name, one.memory, "MB")
+
+
+def _received(port: int, ca_file: Path | None, size: Streams, pid: int | None) -> _Received:
+    memory = cpu = 0.0
+    with child(
+        "benchmarks.streams:receive",
+        port=port,
+        ca_file=None if ca_file is None else str(ca_file),
+        streams=size.count,
+        events=size.events,
+        period_seconds=size.period_seconds,
+    ) as result:
+        # All streams are open then, and none has begun.
+        sleep(opening_seconds(size.count) - _READING_SECONDS)
+        if pid is not None:
+            memory, cpu = memory_bytes(pid), cpu_seconds(pid)
+        received = result()
+        if pid is not None:
+            cpu = cpu_seconds(pid) - cpu
+    expected = size.count * size.events
+    if received["good"] != expected:
+        raise RuntimeError(f"{received['good']:.0f} of {expected} events arrived in order")
+    return _Received(received["p99"], cpu * _MEGA / expected, memory / _MEGA)

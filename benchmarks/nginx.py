@@ -1,0 +1,181 @@
+"""nginx: the upstream of small and large answers, and a proxy that no other can be cheaper than."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trustme
+
+from benchmarks.harness import MEGABYTE, connected, read_answer
+from tests.serving import Served, running, wait_for_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SMALL: Final = (
+    '{"images":[{"url":"https://v3.fal.media/files/penguin/VsXzZ0nQ8bM2hT5kWq1aL_red_fox.png",'
+    '"width":1024,"height":768,"content_type":"image/png"}],"timings":{"inference":0.8214},'
+    '"seed":3571884902,"has_nsfw_concepts":[false],"prompt":"a red fox in the snow, early morning"}'
+)
+"""What each POST is answered with: 301 bytes, in the form of fal's answers."""
+LARGE: Final = bytes(range(256)) * (MEGABYTE // 256)
+LARGE_PATH: Final = "/files/large"
+
+# One worker, as every proxy here is one process; and connections that no count of requests ends.
+_COMMON: Final = """
+{user}
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 10000;
+pid {directory}/pid;
+error_log stderr error;
+events {{ worker_connections 4000; }}
+http {{
+  access_log off;
+  keepalive_requests 1000000000;
+  # Told to the other side, which else may close what is idle while another proxy is measured.
+  keepalive_timeout 600s 600s;
+  client_body_temp_path {directory}/body;
+  proxy_temp_path {directory}/proxy;
+  fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi;
+  scgi_temp_path {directory}/scgi;
+"""
+_UPSTREAM: Final = (
+    _COMMON
+    + """
+  server {{
+    listen 127.0.0.1:{port} ssl backlog=2048;
+    ssl_certificate {directory}/certificate.pem;
+    ssl_certificate_key {directory}/certificate.pem;
+    default_type application/json;
+    add_header x-fal-request-id $request_id;
+    if ($http_authorization != "Key {key}") {{ return 401; }}
+    location / {{ return 200 '{small}'; }}
+    location /files/ {{ root {directory}; default_type image/png; }}
+  }}
+  server {{
+    listen 127.0.0.1:{status_port};
+    location / {{ stub_status; }}
+  }}
+}}
+"""
+)
+_PROXY: Final = (
+    _COMMON
+    + """
+  map $http_x_fal_target_url $fal_path {{ "~^https://fal\\.run(?<path>/.*)$" $path; }}
+  upstream fal {{
+    server 127.0.0.1:{upstream_port};
+    keepalive 2000;
+    keepalive_requests 1000000000;
+    keepalive_timeout 600s;
+  }}
+  server {{
+    listen 127.0.0.1:{port} backlog=2048;
+    location = /api/fal/proxy {{
+      if ($fal_path = "") {{ return 412; }}
+      proxy_pass https://fal$fal_path;
+      proxy_http_version 1.1;
+      proxy_buffering off;
+      proxy_read_timeout 300s;
+      proxy_ssl_verify on;
+      proxy_ssl_trusted_certificate {ca_file};
+      proxy_ssl_server_name on;
+      proxy_ssl_name fal.run;
+      proxy_set_header Host fal.run;
+      proxy_set_header Connection "";
+      proxy_set_header Authorization "Key {key}";
+      proxy_set_header Accept-Encoding identity;
+    }}
+  }}
+}}
+"""
+)
+# Accepted, handled, requests.
+_COUNTS: Final = re.compile(rb"requests\s+([0-9]+) [0-9]+ ([0-9]+)")
+
+
+class NginxUpstream:
+    """The upstream that runs.
+
+    Args:
+        port: Where it answers over TLS, on 127.0.0.1.
+        ca_file: Of the authority that vouches for it.
+        status: A connection to where it tells what it has counted.
+    """
+
+    def __init__(self, port: int, ca_file: Path, status: socket.socket) -> None:
+        self.port = port
+        self.ca_file = ca_file
+        self._status = status
+
+    def counts(self) -> tuple[int, int]:
+        """Give how many connections it has accepted so far, and how many requests it has got."""
+        self._status.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        found = _COUNTS.search(read_answer(self._status)[1])
+        if found is None:
+            raise ValueError("nginx does not tell what it has counted")
+        return int(found[1]), int(found[2])
+
+
+@contextlib.contextmanager
+def serve_nginx_upstream(key: str) -> Iterator[NginxUpstream]:
+    """Serve the answers to those who know the key."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+        certificate = authority.issue_cert("fal.run", "127.0.0.1")
+        certificate.private_key_and_cert_chain_pem.write_to_path(
+            str(directory / "certificate.pem")
+        )
+        large = directory / LARGE_PATH.removeprefix("/")
+        large.parent.mkdir()
+        large.write_bytes(LARGE)
+        port, status_port = _free_ports(2)
+        with (
+            _nginx(_UPSTREAM, directory, port, status_port=status_port, key=key, small=SMALL),
+            connected(status_port) as status,
+        ):
+            yield NginxUpstream(port, directory / "ca.pem", status)
+
+
+@contextlib.contextmanager
+def serve_nginx_proxy(upstream_port: int, ca_file: Path, key: str) -> Iterator[Served]:
+    """Serve the proxy that no other can be cheaper than: it checks next to nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        (port,) = _free_ports(1)
+        more = {"upstream_port": upstream_port, "ca_file": ca_file, "key": key}
+        with _nginx(_PROXY, Path(name), port, **more) as served:
+            yield served
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        free = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [sock.getsockname()[1] for sock in free]
+
+
+@contextlib.contextmanager
+def _nginx(
+    configuration: str, directory: Path, port: int, **values: object
+) -> Iterator[Served]:
+    # Its worker reads what it serves from a directory that only its owner may enter.
+    user = "user root;" if os.geteuid() == 0 else ""
+    file = directory / "nginx.conf"
+    file.write_text(
+        configuration.format(user=user, directory=directory, port=port, **values)
+    )
+    command = ["nginx", "-e", "stderr", "-p", str(directory), "-c", str(file)]
+    with running(command) as (process, log):
+        wait_for_port(port)
+        yield Served(port, process, log)
