@@ -1,10 +1,11 @@
-"""The figures of small and of large answers: CPU time, requests per second, latency."""
+"""The figures of small and of large answers: CPU time, rate, latency, and memory."""
 
 from __future__ import annotations
 
 import contextlib
+import statistics
 from dataclasses import dataclass
-from time import sleep
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.harness import progress
@@ -12,7 +13,7 @@ from benchmarks.load import Load, check, load
 from benchmarks.measured import Measured
 from benchmarks.nginx import LARGE, LARGE_PATH, SMALL, serve_nginx_upstream
 from benchmarks.peers import KEY, PEERS, Dial
-from benchmarks.processes import cpu_seconds, on_the_proxies_core
+from benchmarks.processes import cpu_seconds, memory_bytes, on_the_proxies_core
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,13 @@ SMALL_P99: Final = "latency p99, {} at a time"
 OPENED: Final = f"upstream connections per 1,000 requests, {CONNECTIONS} at a time"
 LARGE_CPU: Final = "CPU per 1 MB answer"
 
+IDLE: Final = "memory after one request"
+UNDER_LOAD: Final = "memory, 64 at a time"
+PEAK: Final = "memory, 64 at a time, peak"
+
+_MEMORY_CONNECTIONS: Final = 64
+_SETTLING_SECONDS: Final = 0.5
+_SAMPLING_SECONDS: Final = 0.1
 _LARGE_CONNECTIONS: Final = 4
 # Two rounds after one another that differ by less have the same cost.
 _FLAT: Final = 0.05
@@ -62,14 +70,49 @@ class _Work:
     connections: int
 
 
-def small(scale: Scale) -> Iterator[Measured]:
-    """What a small answer to a POST costs, and how long it takes."""
-    with _started(scale, PATH, _BODY, SMALL.encode()) as (upstream, proxies):
+class Proxies:
+    """An upstream and all proxies, that run.
+
+    Args:
+        scale: Which proxies, and how much they are warmed up.
+        upstream: What they dial.
+        served: Each, by name. Each is checked, by a first request.
+
+    Raises:
+        RuntimeError: One does not answer as it should.
+    """
+
+    def __init__(self, scale: Scale, upstream: NginxUpstream, served: dict[str, Served]) -> None:
+        self.scale = scale
+        self.upstream = upstream
+        self.served = served
+        for name, one in served.items():
+            check(name, one, PATH, _BODY, SMALL.encode())
+        sleep(_SETTLING_SECONDS)
+        self._idle = {name: _megabytes(one) for name, one in served.items()}
+        for name, one in served.items():
+            check(name, one, LARGE_PATH, None, LARGE)
+
+    def memory(self) -> Iterator[Measured]:
+        """Give how much memory each takes, after one request and under load."""
+        work = _Work(PATH, "POST", _MEMORY_CONNECTIONS)
+        for name, served in self.served.items():
+            samples: list[float] = []
+            _round(self.upstream, served, work, self.scale.memory_seconds, samples)
+            most = max(samples)
+            progress(f"memory: {name}: {self._idle[name]:.1f} MB, at most {most:.1f} MB")
+            yield Measured(IDLE, name, self._idle[name], "MB")
+            yield Measured(UNDER_LOAD, name, statistics.median(samples), "MB")
+            yield Measured(PEAK, name, most, "MB")
+
+    def small(self) -> Iterator[Measured]:
+        """Give what a small answer to a POST costs, and how long it takes."""
+        scale = self.scale
         for connections in (CONNECTIONS, *scale.other_connections):
             work = _Work(PATH, "POST", connections)
             again = scale.repeats if connections == CONNECTIONS else scale.other_repeats
             seconds = scale.seconds if connections == CONNECTIONS else 1
-            for name, one in _rounds(scale, upstream, proxies, work, again, seconds):
+            for name, one in self._rounds(work, again, seconds):
                 by = {
                     SMALL_CPU: (one.cpu_microseconds, "µs"),
                     SMALL_RATE: (one.load.requests / one.load.seconds, ""),
@@ -81,75 +124,67 @@ def small(scale: Scale) -> Iterator[Measured]:
                 if connections == CONNECTIONS:
                     yield Measured(OPENED, name, one.opened, "")
 
-
-def large(scale: Scale) -> Iterator[Measured]:
-    """What an answer of a megabyte costs."""
-    with _started(scale, LARGE_PATH, None, LARGE) as (upstream, proxies):
+    def large(self) -> Iterator[Measured]:
+        """Give what an answer of a megabyte costs."""
         work = _Work(LARGE_PATH, "GET", _LARGE_CONNECTIONS)
-        for name, one in _rounds(
-            scale, upstream, proxies, work, scale.large_repeats, scale.large_seconds
-        ):
+        for name, one in self._rounds(work, self.scale.large_repeats, 1):
             yield Measured(LARGE_CPU, name, one.cpu_microseconds, "µs")
+
+    def _rounds(self, work: _Work, repeats: int, seconds: int) -> Iterator[tuple[str, _Round]]:
+        """Warm all up, then give rounds of all in turn, so that what changes meets them all."""
+        thorough = work == _Work(PATH, "POST", CONNECTIONS)
+        for name, served in self.served.items():
+            self._warm_up(name, served, work, thorough=thorough)
+        for repeat in range(repeats):
+            for name, served in self.served.items():
+                one = _round(self.upstream, served, work, seconds)
+                rate = one.load.requests / one.load.seconds
+                progress(
+                    f"{repeat + 1} of {repeats}, {work.connections} at a time: {name}:"
+                    f" {one.cpu_microseconds:.0f} µs, {rate:.0f} a second"
+                )
+                yield name, one
+
+    def _warm_up(self, name: str, served: Served, work: _Work, *, thorough: bool) -> None:
+        """Load until the cost is flat; or, where other work has been done before, a little."""
+        requests, before = 0, 0.0
+        for number in range(1, self.scale.warm_rounds + 1):
+            one = _round(self.upstream, served, work, 1)
+            requests += one.load.requests
+            cost = one.cpu_microseconds
+            progress(f"warming up, {number}: {name}: {cost:.0f} µs")
+            flat = abs(cost - before) < _FLAT * cost and requests >= PEERS[name].warm_requests
+            if flat or not thorough:
+                return
+            before = cost
 
 
 @contextlib.contextmanager
-def _started(
-    scale: Scale, path: str, body: bytes | None, expected: bytes
-) -> Iterator[tuple[NginxUpstream, dict[str, Served]]]:
+def started(scale: Scale) -> Iterator[Proxies]:
     """Start an upstream and all proxies, and see that each answers as it should."""
     progress("starting the proxies")
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(serve_nginx_upstream(KEY))
         dial = Dial(upstream.port, upstream.ca_file)
-        proxies = {
+        served = {
             name: stack.enter_context(on_the_proxies_core(PEERS[name].serve(dial)))
             for name in scale.peers
         }
-        for name, served in proxies.items():
-            check(name, served, path, body, expected)
-        yield upstream, proxies
+        yield Proxies(scale, upstream, served)
 
 
-def _rounds(  # noqa: PLR0913, PLR0917 - what a round is made of
-    scale: Scale,
+def _megabytes(served: Served) -> float:
+    return memory_bytes(served.process.pid) / 1e6
+
+
+def _round(
     upstream: NginxUpstream,
-    proxies: dict[str, Served],
+    served: Served,
     work: _Work,
-    repeats: int,
     seconds: int,
-) -> Iterator[tuple[str, _Round]]:
-    """Warm each proxy up, then give rounds of all in turn, so that what changes meets them all."""
-    for name, served in proxies.items():
-        progress(f"warming up, {work.connections} at a time: {name}")
-        _warm_up(scale, upstream, name, served, work)
-    for repeat in range(repeats):
-        for name, served in proxies.items():
-            one = _round(upstream, served, work, seconds)
-            rate = one.load.requests / one.load.seconds
-            progress(
-                f"{repeat + 1} of {repeats}, {work.connections} at a time: {name}:"
-                f" {one.cpu_microseconds:.0f} µs, {rate:.0f} a second"
-            )
-            yield name, one
-
-
-def _warm_up(
-    scale: Scale, upstream: NginxUpstream, name: str, served: Served, work: _Work
-) -> None:
-    requests, before = 0, 0.0
-    # More work at a time warms up no more than connections.
-    needed = PEERS[name].warm_requests if work.connections == CONNECTIONS else 0
-    for _ in range(scale.warm_rounds if needed else 1):
-        one = _round(upstream, served, work, 1)
-        requests += one.load.requests
-        change = abs(one.cpu_microseconds - before) / one.cpu_microseconds
-        before = one.cpu_microseconds
-        if requests >= needed and change < _FLAT:
-            return
-
-
-def _round(upstream: NginxUpstream, served: Served, work: _Work, seconds: int) -> _Round:
-    """Load for so long, and measure in the midst of it.
+    memory: list[float] | None = None,
+) -> _Round:
+    """Load for so long, and measure in the midst of it; its memory, too, where that is asked for.
 
     What happens at its ends is not counted: connections that are made, and those that the proxy
     closes because the clients are gone in mid-request.
@@ -157,9 +192,14 @@ def _round(upstream: NginxUpstream, served: Served, work: _Work, seconds: int) -
     samples: list[tuple[float, int, int]] = []
 
     def sample() -> None:
-        for pause in (_MARGIN_SECONDS, seconds - 2 * _MARGIN_SECONDS):
-            sleep(pause)
-            samples.append((cpu_seconds(served.process.pid), *upstream.counts()))
+        sleep(_MARGIN_SECONDS)
+        samples.append((cpu_seconds(served.process.pid), *upstream.counts()))
+        end = monotonic() + seconds - 2 * _MARGIN_SECONDS
+        while memory is not None and monotonic() < end - _SAMPLING_SECONDS:
+            memory.append(_megabytes(served))
+            sleep(_SAMPLING_SECONDS)
+        sleep(max(end - monotonic(), 0))
+        samples.append((cpu_seconds(served.process.pid), *upstream.counts()))
 
     done = load(
         served.port,
@@ -172,4 +212,6 @@ def _round(upstream: NginxUpstream, served: Served, work: _Work, seconds: int) -
     cpu, accepted, requests = (after - before for before, after in zip(*samples, strict=True))
     # Less the one that asked.
     requests -= 1
+    if requests <= 0:
+        raise RuntimeError("nothing was answered in time: is this machine busy with other work?")
     return _Round(done, cpu * 1e6 / requests, accepted * 1_000 / requests)

@@ -78,9 +78,7 @@ def load(  # noqa: PLR0913 - what a load is made of
     told = json.loads(told_by_script.splitlines()[-1])
     if told["errors"] or not told["requests"]:
         raise RuntimeError(f"{told['errors']} errors in {told['requests']} answers")
-    return Load(
-        told["requests"], told["microseconds"] / 1e6, told["p50"] / 1e3, told["p99"] / 1e3
-    )
+    return Load(told["requests"], told["microseconds"] / 1e6, told["p50"] / 1e3, told["p99"] / 1e3)
 
 
 def check(name: str, served: Served, path: str, body: bytes | None, expected: bytes) -> None:
@@ -92,7 +90,9 @@ def check(name: str, served: Served, path: str, body: bytes | None, expected: by
     headers = {"x-fal-target-url": f"https://fal.run{path}"}
     if body is not None:
         headers["Content-Type"] = "application/json"
-    with contextlib.closing(HTTPConnection("127.0.0.1", served.port, timeout=WAIT_SECONDS)) as client:
+    with contextlib.closing(
+        HTTPConnection("127.0.0.1", served.port, timeout=WAIT_SECONDS)
+    ) as client:
         client.request("GET" if body is None else "POST", PREFIX, body, headers)
         response = client.getresponse()
         status, content = response.status, response.read()

@@ -133,9 +133,7 @@ def serve_nginx_upstream(key: str) -> Iterator[NginxUpstream]:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(directory / "ca.pem"))
         certificate = authority.issue_cert("fal.run", "127.0.0.1")
-        certificate.private_key_and_cert_chain_pem.write_to_path(
-            str(directory / "certificate.pem")
-        )
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(directory / "certificate.pem"))
         large = directory / LARGE_PATH.removeprefix("/")
         large.parent.mkdir()
         large.write_bytes(LARGE)
@@ -159,22 +157,16 @@ def serve_nginx_proxy(upstream_port: int, ca_file: Path, key: str) -> Iterator[S
 
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
-        free = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
+        free = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [sock.getsockname()[1] for sock in free]
 
 
 @contextlib.contextmanager
-def _nginx(
-    configuration: str, directory: Path, port: int, **values: object
-) -> Iterator[Served]:
+def _nginx(configuration: str, directory: Path, port: int, **values: object) -> Iterator[Served]:
     # Its worker reads what it serves from a directory that only its owner may enter.
     user = "user root;" if os.geteuid() == 0 else ""
     file = directory / "nginx.conf"
-    file.write_text(
-        configuration.format(user=user, directory=directory, port=port, **values)
-    )
+    file.write_text(configuration.format(user=user, directory=directory, port=port, **values))
     command = ["nginx", "-e", "stderr", "-p", str(directory), "-c", str(file)]
     with running(command) as (process, log):
         wait_for_port(port)

@@ -12,47 +12,27 @@ then measured in turn, round after round; medians are compared.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
+    from benchmarks.required import require
 
-_PROGRAMS: Final = {"nginx": "nginx", "wrk": "wrk", "node": "nodejs", "npm": "npm"}
-_MODULES: Final = (
-    *("fastapi", "flask", "gevent", "granian", "gunicorn", "httptools", "httpx", "matplotlib"),
-    *("requests", "trustme", "uvicorn", "uvloop", "wsgi_fal_proxy"),
-)
+    # Before the imports below, which else fail of it.
+    require()
 
-
-def _missing() -> list[str]:
-    """Give a line for each kind of thing that is missing, with the command that installs it."""
-    lines = []
-    programs = [name for name in _PROGRAMS if shutil.which(name) is None]
-    if programs:
-        packages = " ".join(_PROGRAMS[name] for name in programs)
-        lines.append(f"{', '.join(programs)} missing: apt-get install {packages}")
-    modules = [name for name in _MODULES if find_spec(name) is None]
-    if modules:
-        lines.append(f"{', '.join(modules)} missing: pip install -e '.[benchmarks]'")
-    return lines
-
-
-if __name__ == "__main__" and (_lines := _missing()):
-    # Before the imports below, which would fail of it.
-    raise SystemExit("\n".join(_lines))
-
-from benchmarks import answers, events, footprint
-from benchmarks.answers import CONNECTIONS
+from benchmarks import answers, events, imports
+from benchmarks.answers import CONNECTIONS, Proxies, started
 from benchmarks.events import Streams
-from benchmarks.harness import allow_many_files, columns, end_in_order, progress, table
+from benchmarks.harness import Result, allow_many_files, columns, end_in_order, progress, table
 from benchmarks.measured import Target, gathered
 from benchmarks.peers import (
     DIRECTORY,
@@ -69,9 +49,8 @@ from benchmarks.plot import plot
 from benchmarks.processes import share_the_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from benchmarks.harness import Result
     from benchmarks.measured import Figures, Measured
 
 
@@ -85,11 +64,9 @@ class Scale:
         other_connections: At a time, for small answers besides.
         other_repeats: Of those, a second each.
         warm_rounds: At most, a second each.
-        large_repeats: Of large answers.
-        large_seconds: Of each.
+        large_repeats: Of large answers, a second each.
         streams: Kinds of event streams.
-        memory_repeats: Of each proxy's memory.
-        memory_seconds: Of load for it.
+        memory_seconds: Of load, for the memory that it takes.
         imports: In interpreters of their own.
         peers: The names of the proxies.
     """
@@ -98,16 +75,14 @@ class Scale:
     seconds: int = 2
     other_connections: tuple[int, ...] = (1, 64)
     other_repeats: int = 3
-    warm_rounds: int = 8
+    warm_rounds: int = 10
     large_repeats: int = 3
-    large_seconds: int = 1
     streams: tuple[Streams, ...] = (
-        Streams(1, 2_000, 0.001, 3),
-        Streams(100, 60, 0.05, 3),
-        Streams(1_000, 10, 1.0, 2),
+        Streams(1, 4_000, 0.001, 3),
+        Streams(100, 80, 0.05, 3),
+        Streams(1_000, 16, 1.0, 2),
     )
-    memory_repeats: int = 2
-    memory_seconds: int = 2
+    memory_seconds: int = 3
     imports: int = 21
     peers: tuple[str, ...] = tuple(PEERS)
 
@@ -116,21 +91,24 @@ _QUICK: Final = Scale(
     repeats=3,
     seconds=1,
     other_connections=(),
-    warm_rounds=3,
+    warm_rounds=6,
     large_repeats=1,
-    streams=(Streams(100, 20, 0.05, 1),),
-    memory_repeats=1,
+    streams=(Streams(100, 24, 0.05, 1),),
     memory_seconds=1,
     imports=7,
 )
 
-FIGURES: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
-    "small": answers.small,
-    "large": answers.large,
-    "streams": events.streams,
-    "memory": footprint.memory,
-    "imports": footprint.imports,
+ANSWERS: Final[dict[str, Callable[[Proxies], Iterator[Measured]]]] = {
+    "small": Proxies.small,
+    "memory": Proxies.memory,
+    "large": Proxies.large,
 }
+"""The figures of proxies that all run for as long as it takes."""
+FIGURES: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
+    "streams": events.streams,
+    "imports": imports.imports,
+}
+_NAMES: Final = (*ANSWERS, *FIGURES)
 
 _SMALL_CPU: Final = answers.SMALL_CPU.format(CONNECTIONS)
 _SMALL_RATE: Final = answers.SMALL_RATE.format(CONNECTIONS)
@@ -148,35 +126,65 @@ TARGETS: Final = (
     Target(events.CPU.format(100), GEVENT, EXPRESS, 0.65),
     Target(events.DELAY.format(100), GTHREAD, EXPRESS, 0.33),
     Target(events.DELAY.format(100), GEVENT, EXPRESS, 0.33),
-    Target(footprint.IDLE, GTHREAD, EXPRESS, 0.5),
-    Target(footprint.IDLE, GEVENT, EXPRESS, 0.5),
+    Target(answers.IDLE, GTHREAD, EXPRESS, 0.5),
+    Target(answers.IDLE, GEVENT, EXPRESS, 0.5),
     Target(events.MEMORY.format(1_000), GEVENT, EXPRESS, 0.6),
     Target(answers.OPENED, GTHREAD, None, 0),
     Target(answers.OPENED, GEVENT, None, 0),
     Target(answers.OPENED, GRANIAN, None, 0),
-    Target(footprint.IMPORT, footprint.PACKAGE, None, 10),
+    Target(imports.IMPORT, imports.PACKAGE, None, 10),
 )
 
 
-def _measure(names: list[str], scale: Scale) -> Iterator[Measured]:
-    for name in names:
-        begun = monotonic()
-        progress(f"{name} ...")
-        yield from FIGURES[name](scale)
-        progress(f"{name}: {monotonic() - begun:.0f} s")
+@dataclass(frozen=True)
+class _Report:
+    """What came of it all.
+
+    Attributes:
+        figures: What was measured.
+        failures: What could not be.
+    """
+
+    figures: Figures
+    failures: tuple[Result, ...]
+
+    @property
+    def results(self) -> list[Result]:
+        """What is compared with a target, and what failed."""
+        compared = (target.result(self.figures) for target in TARGETS)
+        return [*(result for result in compared if result is not None), *self.failures]
 
 
-def _results(figures: Figures) -> list[Result]:
-    return [result for target in TARGETS if (result := target.result(figures)) is not None]
+def _measure(names: Sequence[str], scale: Scale) -> _Report:
+    begun = monotonic()
+    proxies: Proxies | None = None
+    measurements: list[Measured] = []
+    failures: list[Result] = []
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            try:
+                if name in ANSWERS:
+                    # Started by the first of these figures, for all of them.
+                    proxies = proxies or stack.enter_context(started(scale))
+                    measurements += ANSWERS[name](proxies)
+                else:
+                    stack.close()
+                    measurements += FIGURES[name](scale)
+            except Exception as error:  # noqa: BLE001 - shown in the table, which goes on
+                what = f"{type(error).__name__}: {error}"
+                progress(f"{name}: {what}")
+                failures.append(Result(name, what.splitlines()[0], "to be measured", False))
+            progress(f"{name}: after {monotonic() - begun:.0f} s")
+    return _Report(gathered(measurements), tuple(failures))
 
 
-def _text(figures: Figures) -> str:
+def _text(report: _Report) -> str:
     """Give all that was measured, as a table for each figure, and then one of the targets."""
     parts = [
         f"{figure}\n" + columns([(f"  {of}", str(spread)) for of, spread in spreads.items()])
-        for figure, spreads in figures.items()
+        for figure, spreads in report.figures.items()
     ]
-    parts.append(table(_results(figures), "measured (ratio of medians)"))
+    parts.append(table(report.results, "measured (ratio of medians)"))
     return "\n\n".join(parts)
 
 
@@ -189,21 +197,21 @@ def _markdown(figures: Figures) -> str:
     ]
     for name in PEERS:
         cells = [
-            f"{spread.short}" if (spread := spreads.get(name)) else ""
-            for spreads in shown.values()
+            f"{spread.short}" if (spread := spreads.get(name)) else "" for spreads in shown.values()
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _write(directory: Path, figures: Figures) -> None:
+def _write(directory: Path, report: _Report) -> None:
+    figures = report.figures
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "speed.md").write_text(_markdown(figures), encoding="utf-8")
     values = {
         figure: {of: asdict(spread) | {"median": spread.median} for of, spread in spreads.items()}
         for figure, spreads in figures.items()
     }
-    targets = [asdict(result) for result in _results(figures)]
+    targets = [asdict(result) for result in report.results]
     made = json.dumps({"figures": values, "targets": targets}, indent=2, ensure_ascii=False)
     (directory / "speed.json").write_text(made + "\n", encoding="utf-8")
     if _SMALL_CPU in figures:
@@ -212,16 +220,18 @@ def _write(directory: Path, figures: Figures) -> None:
 
 
 def _install_peers() -> None:
+    npm = shutil.which("npm")
+    assert npm is not None  # it is required
     if not (DIRECTORY / "node_modules").is_dir():
         progress("installing fal's proxy, Express and Hono: npm ci")
-        subprocess.run(["npm", "ci"], cwd=DIRECTORY, check=True, stdout=sys.stderr)
+        subprocess.run([npm, "ci"], cwd=DIRECTORY, check=True, stdout=sys.stderr)
 
 
 def main() -> int:
     """Measure, print the tables, and give 0 if every target is reached."""
     parser = argparse.ArgumentParser(description="What relaying costs, measured.")
     parser.add_argument("--quick", action="store_true", help="less of everything: two minutes")
-    parser.add_argument("--only", choices=FIGURES, metavar="NAME", help=", ".join(FIGURES))
+    parser.add_argument("--only", choices=_NAMES, metavar="NAME", help=", ".join(_NAMES))
     parser.add_argument(
         "--output", type=Path, metavar="DIRECTORY", help="for speed.md, speed.json, speed.svg"
     )
@@ -229,16 +239,16 @@ def main() -> int:
     end_in_order()
     share_the_machine()
     allow_many_files()
-    names = [arguments.only] if arguments.only else list(FIGURES)
+    names = [arguments.only] if arguments.only else _NAMES
     try:
         _install_peers()
-        figures = gathered(_measure(names, _QUICK if arguments.quick else Scale()))
+        report = _measure(names, _QUICK if arguments.quick else Scale())
     except KeyboardInterrupt:
         return 130
-    print(_text(figures))
+    print(_text(report))
     if arguments.output is not None:
-        _write(arguments.output, figures)
-    return 0 if all(result.ok for result in _results(figures)) else 1
+        _write(arguments.output, report)
+    return 0 if all(result.ok for result in report.results) else 1
 
 
 if __name__ == "__main__":

@@ -47,9 +47,7 @@ async def fal_proxy(request: Request) -> Response:
     if url is None:
         return Response("Invalid request", 412)
     headers = request_headers(request.headers.items())
-    made = _client.build_request(
-        request.method, url, headers=headers, content=await request.body()
-    )
+    made = _client.build_request(request.method, url, headers=headers, content=await request.body())
     answer = await _client.send(made, stream=True)
     response = StreamingResponse(
         answer.aiter_raw(), answer.status_code, background=BackgroundTask(answer.aclose)
