@@ -133,8 +133,9 @@ class Proxies:
     def _rounds(self, work: _Work, repeats: int, seconds: int) -> Iterator[tuple[str, _Round]]:
         """Warm all up, then give rounds of all in turn, so that what changes meets them all."""
         thorough = work == _Work(PATH, "POST", CONNECTIONS)
-        for name, served in self.served.items():
-            self._warm_up(name, served, work, thorough=thorough)
+        if thorough or self.scale.warm_again:
+            for name, served in self.served.items():
+                self._warm_up(name, served, work, thorough=thorough)
         for repeat in range(repeats):
             for name, served in self.served.items():
                 one = _round(self.upstream, served, work, seconds)

@@ -64,6 +64,7 @@ class Scale:
         other_connections: At a time, for small answers besides.
         other_repeats: Of those, a second each.
         warm_rounds: At most, a second each.
+        warm_again: Whether the work that comes after is begun unmeasured, for a second.
         large_repeats: Of large answers, a second each.
         streams: Kinds of event streams.
         memory_seconds: Of load, for the memory that it takes.
@@ -76,6 +77,7 @@ class Scale:
     other_connections: tuple[int, ...] = (1, 64)
     other_repeats: int = 3
     warm_rounds: int = 10
+    warm_again: bool = True
     large_repeats: int = 3
     streams: tuple[Streams, ...] = (
         Streams(1, 4_000, 0.001, 3),
@@ -92,6 +94,7 @@ _QUICK: Final = Scale(
     seconds=1,
     other_connections=(),
     warm_rounds=6,
+    warm_again=False,
     large_repeats=1,
     streams=(Streams(100, 24, 0.05, 1),),
     memory_seconds=1,
