@@ -154,8 +154,8 @@ class Proxies:
             requests += one.load.requests
             cost = one.cpu_microseconds
             progress(f"warming up, {number}: {name}: {cost:.0f} µs")
-            flat = abs(cost - before) < _FLAT * cost and requests >= PEERS[name].warm_requests
-            if flat or not thorough:
+            flat = abs(cost - before) < _FLAT * cost or not self.scale.until_flat
+            if not thorough or (flat and requests >= PEERS[name].warm_requests):
                 return
             before = cost
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 # Read as well on white as on GitHub's dark grey (#0d1117), with nothing behind them.
 _OURS: Final = "#2f81f7"
-_OTHERS: Final = "#8b949e"
+_OTHERS: Final = "#9aa4af"
 _INK: Final = "#768390"
+_WHISKERS: Final = "#57606a"
 _ROW_INCHES: Final = 0.42
 
 
@@ -41,7 +42,7 @@ def plot(file: Path, spreads: dict[str, Spread]) -> None:
         medians,
         xerr=[below, above],
         color=[_OURS if name in OURS else _OTHERS for name in names],
-        ecolor=_INK,
+        ecolor=_WHISKERS,
         capsize=3,
         height=0.68,
     )

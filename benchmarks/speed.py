@@ -63,7 +63,8 @@ class Scale:
         seconds: Of each.
         other_connections: At a time, for small answers besides.
         other_repeats: Of those, a second each.
-        warm_rounds: At most, a second each.
+        warm_rounds: Of each proxy's warm-up, at most, a second each.
+        until_flat: Whether the warm-up goes on until the cost is flat.
         warm_again: Whether the work that comes after is begun unmeasured, for a second.
         large_repeats: Of large answers, a second each.
         streams: Kinds of event streams.
@@ -72,17 +73,18 @@ class Scale:
         peers: The names of the proxies.
     """
 
-    repeats: int = 7
+    repeats: int = 5
     seconds: int = 2
     other_connections: tuple[int, ...] = (1, 64)
     other_repeats: int = 3
     warm_rounds: int = 10
+    until_flat: bool = True
     warm_again: bool = True
     large_repeats: int = 3
     streams: tuple[Streams, ...] = (
-        Streams(1, 4_000, 0.001, 3),
-        Streams(100, 80, 0.05, 3),
-        Streams(1_000, 16, 1.0, 2),
+        Streams(1, 3_000, 0.001, 2),
+        Streams(100, 60, 0.05, 3),
+        Streams(1_000, 16, 0.5, 2),
     )
     memory_seconds: int = 3
     imports: int = 21
@@ -94,6 +96,7 @@ _QUICK: Final = Scale(
     seconds=1,
     other_connections=(),
     warm_rounds=6,
+    until_flat=False,
     warm_again=False,
     large_repeats=1,
     streams=(Streams(100, 24, 0.05, 1),),

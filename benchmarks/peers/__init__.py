@@ -66,13 +66,13 @@ class Peer:
 
     Attributes:
         serve: Starts it, and stops it at the block's end.
-        warm_requests: How many it needs before it is as fast as it gets.
+        warm_requests: How many it needs, at least, to be as fast as it gets.
         one_per_thread: Whether each request that is under way holds a thread.
         streams: Whether events go down as they come.
     """
 
     serve: Callable[[Dial], AbstractContextManager[Served]]
-    warm_requests: int = 1_000
+    warm_requests: int = 500
     one_per_thread: bool = False
     streams: bool = True
 
