@@ -1,1 +1,1 @@
-"""What the package promises of its behaviour under load and under faults, measured."""
+"""What the package promises of its behaviour under load and under faults, and what it costs."""
