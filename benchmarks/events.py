@@ -51,6 +51,8 @@ class Streams:
 
 @dataclass(frozen=True)
 class _Received:
+    """What came of one round of streams: delay in milliseconds, memory in megabytes."""
+
     p99: float
     cpu_microseconds: float
     memory: float
@@ -68,19 +70,21 @@ def streams(scale: Scale) -> Iterator[Measured]:
         for repeat in range(size.repeats):
             of = f"{repeat + 1} of {size.repeats}, {size.count} streams"
             with Upstream() as upstream:
-                direct = _received(upstream.port, upstream.ca_file, size, None)
+                direct = _received(DIRECT, upstream.port, size, ca_file=upstream.ca_file)
                 yield Measured(DELAY.format(size.count), DIRECT, direct.p99, "ms")
                 dial = Dial(upstream.port, upstream.ca_file, size.count + _SPARE_THREADS)
                 for name in names:
                     with on_the_proxies_core(PEERS[name].serve(dial)) as served:
-                        one = _received(served.port, None, size, served.process.pid)
+                        one = _received(name, served.port, size, pid=served.process.pid)
                     progress(f"{of}: {name}: {one.cpu_microseconds:.0f} µs, {one.p99:.1f} ms")
                     yield Measured(CPU.format(size.count), name, one.cpu_microseconds, "µs")
                     yield Measured(DELAY.format(size.count), name, one.p99, "ms")
                     yield Measured(MEMORY.format(size.count), name, one.memory, "MB")
 
 
-def _received(port: int, ca_file: Path | None, size: Streams, pid: int | None) -> _Received:
+def _received(
+    name: str, port: int, size: Streams, *, ca_file: Path | None = None, pid: int | None = None
+) -> _Received:
     memory = cpu = 0.0
     with child(
         "benchmarks.streams:receive",
@@ -103,5 +107,5 @@ def _received(port: int, ca_file: Path | None, size: Streams, pid: int | None) -
             cpu = cpu_seconds(pid) - cpu
     expected = size.count * size.events
     if received["good"] != expected:
-        raise RuntimeError(f"{received['good']:.0f} of {expected} events arrived in order")
+        raise RuntimeError(f"{name}: {received['good']:.0f} of {expected} events came in order")
     return _Received(received["p99"], cpu * _MEGA / (expected / 2), memory / _MEGA)

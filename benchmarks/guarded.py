@@ -86,7 +86,7 @@ def _relay(proxy: FalProxy, environ: WSGIEnvironment) -> None:
     try:
         received = b"".join(content)
     finally:
-        content.close()  # type: ignore[attr-defined]
+        getattr(content, "close", lambda: None)()
     if statuses != ["200 OK"] or not received.endswith(_BODY):
         raise RuntimeError(f"a call was answered {statuses} {received[:200]!r}")
 
