@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from benchmarks.speed import Scale
 
-CPU: Final = "CPU per event, {} streams"
-DELAY: Final = "delay p99, {} streams"
-MEMORY: Final = "memory, {} streams"
+CPU: Final = "CPU per event"
+DELAY: Final = "delay p99"
+MEMORY: Final = "memory"
 DIRECT: Final = "without a proxy"
 
 # Threads for what else comes, above one for each stream.
@@ -30,6 +30,11 @@ _MOST_THREADS: Final = 200
 # Before the first event is due; what is read of the proxy is read in this time.
 _READING_SECONDS: Final = 0.5
 _MEGA: Final = 1e6
+
+
+def figure(what: str, count: int) -> str:
+    """Name what is measured of so many streams at a time."""
+    return f"{what}, {count:,} event stream{'s' * (count != 1)}"
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,15 @@ def streams(scale: Scale) -> Iterator[Measured]:
             of = f"{repeat + 1} of {size.repeats}, {size.count} streams"
             with Upstream() as upstream:
                 direct = _received(DIRECT, upstream.port, size, ca_file=upstream.ca_file)
-                yield Measured(DELAY.format(size.count), DIRECT, direct.p99, "ms")
+                yield Measured(figure(DELAY, size.count), DIRECT, direct.p99, "ms")
                 dial = Dial(upstream.port, upstream.ca_file, size.count + _SPARE_THREADS)
                 for name in names:
                     with on_the_proxies_core(PEERS[name].serve(dial)) as served:
                         one = _received(name, served.port, size, pid=served.process.pid)
                     progress(f"{of}: {name}: {one.cpu_microseconds:.0f} µs, {one.p99:.1f} ms")
-                    yield Measured(CPU.format(size.count), name, one.cpu_microseconds, "µs")
-                    yield Measured(DELAY.format(size.count), name, one.p99, "ms")
-                    yield Measured(MEMORY.format(size.count), name, one.memory, "MB")
+                    yield Measured(figure(CPU, size.count), name, one.cpu_microseconds, "µs")
+                    yield Measured(figure(DELAY, size.count), name, one.p99, "ms")
+                    yield Measured(figure(MEMORY, size.count), name, one.memory, "MB")
 
 
 def _received(

@@ -84,6 +84,8 @@ _PROXY: Final = (
       proxy_pass https://fal$fal_path;
       proxy_http_version 1.1;
       proxy_buffering off;
+      # So that an event is not divided between two chunks, which who receives it does not expect.
+      proxy_buffer_size 64k;
       proxy_read_timeout 300s;
       proxy_ssl_verify on;
       proxy_ssl_trusted_certificate {ca_file};
