@@ -23,7 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 from wsgiref.util import setup_testing_defaults
 
-from tests.serving import ROOT, running, serve_gunicorn
+from tests.serving import ROOT, running, serve_gunicorn, wait_for_port
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.testing import FakeFalPoolManager
 
@@ -284,6 +284,18 @@ def _received(sock: socket.socket) -> bytes:
     if not data:
         raise ConnectionError("the server closed the connection")
     return data
+
+
+def wait_until_served(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a program listens there.
+
+    Raises:
+        RuntimeError: It does not; with what it wrote.
+    """
+    try:
+        wait_for_port(port)
+    except AssertionError as error:
+        raise RuntimeError(f"{process.args} did not start:\n{log.read_text()}") from error
 
 
 def in_threads(functions: Iterable[Callable[[], None]]) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import trustme
 
-from benchmarks.harness import MEGABYTE, connected, read_answer
-from tests.serving import Served, running, wait_for_port
+from benchmarks.harness import MEGABYTE, connected, read_answer, wait_until_served
+from tests.serving import Served, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +86,7 @@ _PROXY: Final = (
       proxy_buffering off;
       # So that an event is not divided between two chunks, which who receives it does not expect.
       proxy_buffer_size 64k;
+      proxy_buffers 8 64k;
       proxy_read_timeout 300s;
       proxy_ssl_verify on;
       proxy_ssl_trusted_certificate {ca_file};
@@ -171,5 +172,5 @@ def _nginx(configuration: str, directory: Path, port: int, **values: object) -> 
     file.write_text(configuration.format(user=user, directory=directory, port=port, **values))
     command = ["nginx", "-e", "stderr", "-p", str(directory), "-c", str(file)]
     with running(command) as (process, log):
-        wait_for_port(port)
+        wait_until_served(port, process, log)
         yield Served(port, process, log)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.harness import STAND_ALONE
+from benchmarks.harness import STAND_ALONE, wait_until_served
 from benchmarks.nginx import serve_nginx_proxy
-from tests.serving import ROOT, Served, running, serve_gunicorn, wait_for_port
+from tests.serving import ROOT, Served, running, serve_gunicorn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,10 +108,7 @@ def _serve_command(
         {**dial.environment, "PORT": str(port), **(environment or {})},
         directory=directory,
     ) as (process, log):
-        try:
-            wait_for_port(port)
-        except AssertionError as error:
-            raise RuntimeError(f"{command[0]} did not start:\n{log.read_text()}") from error
+        wait_until_served(port, process, log)
         yield Served(port, process, log)
 
 
