@@ -73,7 +73,7 @@ def streams(scale: Scale) -> Iterator[Measured]:
             and not (PEERS[name].one_per_thread and size.count > _MOST_THREADS)
         ]
         for repeat in range(size.repeats):
-            of = f"{repeat + 1} of {size.repeats}, {size.count} streams"
+            of = f"{repeat + 1} of {size.repeats}, {size.count} at a time"
             with Upstream() as upstream:
                 direct = _received(DIRECT, upstream.port, size, ca_file=upstream.ca_file)
                 yield Measured(figure(DELAY, size.count), DIRECT, direct.p99, "ms")

@@ -295,7 +295,7 @@ def wait_until_served(port: int, process: subprocess.Popen[bytes], log: Path) ->
     try:
         wait_for_port(port)
     except AssertionError as error:
-        raise RuntimeError(f"{process.args} did not start:\n{log.read_text()}") from error
+        raise RuntimeError(f"{process.args!r} did not start:\n{log.read_text()}") from error
 
 
 def in_threads(functions: Iterable[Callable[[], None]]) -> None:
