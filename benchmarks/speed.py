@@ -196,7 +196,7 @@ def _text(report: _Report) -> str:
 
 def _markdown(figures: Figures) -> str:
     """Give the medians as one table, a row for each proxy."""
-    shown = {figure: spreads for figure, spreads in figures.items() if GTHREAD in spreads}
+    shown = {figure: spreads for figure, spreads in figures.items() if EXPRESS in spreads}
     lines = [
         "| | " + " | ".join(shown) + " |",
         "|---|" + "---:|" * len(shown),
