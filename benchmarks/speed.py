@@ -138,7 +138,7 @@ TARGETS: Final = (
     Target(answers.OPENED, GTHREAD, None, 0),
     Target(answers.OPENED, GEVENT, None, 0),
     Target(answers.OPENED, GRANIAN, None, 0),
-    Target(imports.IMPORT, imports.PACKAGE, None, 10),
+    Target(imports.IMPORT_AFTER_WERKZEUG, imports.PACKAGE, None, 10),
 )
 
 

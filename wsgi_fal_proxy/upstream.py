@@ -333,7 +333,7 @@ class Upstream:
         """Send it all; tell whether that worked. If not, the target may have answered before."""
         try:
             _set_timeout(sock, _left(call.until(self._read_timeout)))
-            sock.sendall(request)
+            _send_all(sock, request)
             framed = http1.chunk if body.length is None else bytes
             for piece in body.rest():
                 self._send_more(call, sock, framed(piece))
@@ -347,7 +347,7 @@ class Upstream:
         if call.is_over():
             raise TotalTimeout
         _set_timeout(sock, _left(call.until(self._read_timeout)))
-        sock.sendall(data)
+        _send_all(sock, data)
 
 
 class UpstreamResponse:
@@ -631,6 +631,13 @@ def _deadline(seconds: float | None) -> float | None:
 def _left(deadline: float | None) -> float | None:
     """Give the seconds until then, for a socket's timeout, which must not be 0."""
     return None if deadline is None else max(deadline - monotonic(), _LEAST_SECONDS)
+
+
+def _send_all(sock: socket.socket, data: bytes) -> None:
+    """Send it all, where that takes one system call without the detours of `sendall`."""
+    sent = sock.send(data)
+    if sent < len(data):
+        sock.sendall(data[sent:])
 
 
 def _received(sock: socket.socket, deadline: float | None) -> bytes:

@@ -84,6 +84,8 @@ def _serve_gunicorn(dial: Dial, app: str, worker_class: str, *paths: Path) -> It
         *threads,
         *("--worker-connections", "2000", "--backlog", "2048"),
         *("--keep-alive", "75", "--graceful-timeout", "1", "--log-level", "warning"),
+        # For a tool that nobody uses here, the master would take as much memory as the proxy.
+        "--no-control-socket",
     )
     path = os.pathsep.join(map(str, (*paths, ROOT)))
     environment = {**dial.environment, "PYTHONPATH": path}
