@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: What follows the command's name; None for those of this process.
     """
     given = _parser().parse_args(arguments)
+    given.playground |= given.playground_client is not None
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with ExitStack() as stack:
         try:
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--playground-client",
         metavar="DIRECTORY",
-        help="where npm has installed @fal-ai/client, for a playground without the internet",
+        help="the same, without the internet: npm has installed @fal-ai/client in this directory",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -134,11 +135,15 @@ def _with_playground(
     application: WSGIApplication, prefix: str, fake: FakeFal | None, client: str | None
 ) -> WSGIApplication:
     if f"{prefix}/".startswith(f"{PATH}/"):
-        raise SettingsError("prefix", prefix, f"any other path, since the playground is at {PATH}")
+        accepted = f"any other path, since the playground is at {PATH}"
+        raise SettingsError("FAL_PROXY_PREFIX", prefix, accepted)
     fake_url = None if fake is None else fake.url
-    return Playground(
-        application, proxy_url=quote(prefix), fake_url=fake_url, client_directory=client
-    )
+    try:
+        return Playground(
+            application, proxy_url=quote(prefix), fake_url=fake_url, client_directory=client
+        )
+    except SettingsError as error:
+        raise SettingsError("--playground-client", client, error.accepted) from error
 
 
 def _imported(name: str) -> Any:

@@ -132,6 +132,9 @@ async function viaQueue(call, more) {
   const { endpoint } = call;
   say("Sending …");
   const input = await inputWith(more);
+  if (call.cancelled) {
+    return undefined;
+  }
   const { request_id: requestId } = await fal.queue.submit(endpoint, { input });
   if (!call.cancelled) {
     const updates = await fal.queue.streamStatus(endpoint, { requestId, logs: true });
@@ -147,7 +150,11 @@ async function viaQueue(call, more) {
 
 async function viaStream(call, more) {
   say("Sending …");
-  const stream = await fal.stream(call.endpoint, { input: await inputWith(more) });
+  const input = await inputWith(more);
+  if (call.cancelled) {
+    return undefined;
+  }
+  const stream = await fal.stream(call.endpoint, { input });
   call.stop = () => stream.abort();
   if (call.cancelled) {
     stream.abort();
