@@ -214,6 +214,8 @@ def test_the_command_tells_the_page_whose_money_it_spends(
     command.main(["--playground", "--port", "0"])
 
     (server,) = visits.servers
+    # What was there without it still is.
+    assert visits.answers[1].json["reason"] == "not_found"
     settings = settings_of(server.app)
     assert (settings["fal"], settings["client"]["base"]) == (whose, CDN)
     url = f"http://127.0.0.1:{server.port}/playground/"
