@@ -21,6 +21,7 @@ COMMANDS = {
     "flask_app.py": ("examples/flask_app.py",),
     "bottle_app.py": ("examples/bottle_app.py",),
     "pyramid_app.py": ("examples/pyramid_app.py",),
+    "playground.py": ("examples/playground.py",),
     "gunicorn.conf.py": (*GUNICORN, "wsgi_fal_proxy.wsgi"),
 }
 BESIDE = {
@@ -28,6 +29,7 @@ BESIDE = {
     "flask_app.py": ("/", b"Hello from Flask\n"),
     "bottle_app.py": ("/", b"Hello from Bottle\n"),
     "pyramid_app.py": ("/", b"Hello from Pyramid\n"),
+    "playground.py": ("/", b"Hello beside the playground\n"),
     "gunicorn.conf.py": ("/healthz", b'{"status": "ok"}'),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import math
@@ -250,6 +251,20 @@ def test_a_picture_is_a_valid_file(prompt: str, seed: int, width: int, height: i
     assert decoded_png(png(prompt, seed, width, height))[:2] == (width, height)
 
 
+@pytest.mark.parametrize("block", [1, 3, 7, 100])
+def test_a_picture_in_blocks_is_one_with_fewer_details(block: int) -> None:
+    fine = decoded_png(png("a fox", 7, 16, 8))[2]
+
+    width, height, coarse = decoded_png(png("a fox", 7, 16, 8, block=block))
+
+    assert (width, height) == (16, 8)
+    for y in range(height):
+        for x in range(width):
+            corner = 3 * (16 * (y - y % block) + x - x % block)
+            at = 3 * (16 * y + x)
+            assert coarse[at : at + 3] == fine[corner : corner + 3]
+
+
 def test_a_picture_is_the_same_in_every_process() -> None:
     pixels = decoded_png(png("a fox", 7, 16, 8))[2]
     assert zlib.crc32(pixels) == 2_140_965_124
@@ -415,6 +430,43 @@ def test_content_that_is_no_json_object_is_answered_422(
     assert problem["msg"].startswith(message)
 
 
+def test_a_model_that_fails_tells_of_each_field(client: Client) -> None:
+    response = client.fal("POST", "https://fal.run/fal-ai/fails", {"prompt": "a fox"})
+
+    assert response.status == 422
+    problems = response.json()["detail"]
+    assert [(problem["loc"], problem["type"]) for problem in problems] == [
+        (["body", "prompt"], "content_policy_violation"),
+        (["body", "image_url"], "image_too_small"),
+    ]
+
+
+@pytest.mark.parametrize("begin", ["https://", "http://", "data:"])
+@pytest.mark.parametrize("path", ["dev", "dev/image-to-image"])
+def test_a_picture_to_start_from_is_a_url(client: Client, path: str, begin: str) -> None:
+    body = {"prompt": "a fox", "image_url": f"{begin}a"}
+    assert client.fal("POST", f"https://fal.run/fal-ai/flux/{path}", body).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind"),
+    [
+        pytest.param("dev", {"image_url": "a.png"}, "url_parsing", id="no-url"),
+        pytest.param("dev", {"image_url": 1}, "string_type", id="number"),
+        pytest.param("dev/image-to-image", {}, "missing", id="none-where-it-is-needed"),
+    ],
+)
+def test_a_picture_to_start_from_that_is_no_url_is_answered_422(
+    client: Client, path: str, body: dict[str, object], kind: str
+) -> None:
+    url = f"https://fal.run/fal-ai/flux/{path}"
+    response = client.fal("POST", url, {"prompt": "a fox", **body})
+
+    assert response.status == 422
+    (found,) = response.json()["detail"]
+    assert (found["loc"], found["type"]) == (["body", "image_url"], kind)
+
+
 # What is not there
 
 
@@ -479,16 +531,30 @@ def test_slashes_in_an_endpoint_are_taken_as_they_come(client: Client, path: str
 def test_a_stream_of_a_picture_goes_on_by_advance(client: Client) -> None:
     events = client.events("POST", f"{RUN}/stream", {"prompt": "a fox", "seed": 7})
 
-    assert next(events) == {"progress": 0.2}
+    assert next(events)["progress"] == 0.2
     client.fake.advance()
-    assert next(events) == {"progress": 0.4}
+    assert next(events)["progress"] == 0.4
     client.fake.advance()
     client.fake.advance()
-    assert [next(events), next(events)] == [{"progress": 0.6}, {"progress": 0.8}]
+    assert [next(events)["progress"], next(events)["progress"]] == [0.6, 0.8]
     client.fake.advance()
     (last,) = events
     assert last["progress"] == 1.0
     assert fetched(last["images"][0]["url"]) == png("a fox", 7, 512, 512)
+
+
+def test_a_stream_of_a_picture_shows_it_ever_finer(client: Client) -> None:
+    for _ in range(4):
+        client.fake.advance()
+    body = {"prompt": "a fox", "seed": 7, "image_size": "landscape_16_9"}
+    *partial, _ = client.events("POST", f"{RUN}/stream", body)
+
+    images = [event["images"][0] for event in partial]
+    assert {(image["width"], image["height"]) for image in images} == {(1024, 576)}
+    begin = "data:image/png;base64,"
+    assert [base64.b64decode(image["url"].removeprefix(begin)) for image in images] == [
+        png("a fox", 7, 1024, 576, block=block) for block in (128, 64, 32, 16)
+    ]
 
 
 def test_a_stream_goes_on_by_a_post_to_the_open_part(client: Client) -> None:
@@ -496,9 +562,20 @@ def test_a_stream_goes_on_by_a_post_to_the_open_part(client: Client) -> None:
 
     next(events)
     assert ask_open("POST", f"{client.fake.url}/_fake/advance").status == 204
-    assert next(events) == {"progress": 0.4}
+    assert next(events)["progress"] == 0.4
     client.fake.stop()
     assert len(list(events)) == 3
+
+
+@pytest.mark.parametrize("model", ["fal-ai/slow", "fal-ai/slow-llm"])
+def test_a_slow_model_streams_for_long(client: Client, model: str) -> None:
+    for _ in range(60):
+        client.fake.advance()
+    body = {"prompt": "a fox", "image_size": {"width": 8, "height": 8}}
+
+    events = client.events("POST", f"https://fal.run/{model}/stream", body)
+
+    assert len(list(events)) == 61
 
 
 def test_a_stream_of_text_grows(client: Client) -> None:
@@ -587,6 +664,19 @@ def test_a_status_has_all_logs_so_far(client: Client) -> None:
         said,
     ]
     assert set(looks[-1]["logs"][0]) == {"message", "level", "source", "timestamp"}
+
+
+def test_a_slow_model_takes_many_steps(client: Client) -> None:
+    queued = client.submit({"prompt": "a fox"}, "https://queue.fal.run/fal-ai/slow")
+
+    looks = [client.fal("GET", queued["status_url"] + "?logs=1").json() for _ in range(65)]
+
+    assert [look["status"] for look in looks] == [
+        *(["IN_QUEUE"] * 3),
+        *(["IN_PROGRESS"] * 61),
+        "COMPLETED",
+    ]
+    assert looks[-1]["logs"][-1]["message"] == "step 60 of 60"
 
 
 def test_a_status_stream_has_the_logs_that_are_new(client: Client) -> None:

@@ -18,6 +18,7 @@ from wsgi_fal_proxy.answers import own_answer
 from wsgi_fal_proxy.configuration import has_key, options_from_environment
 from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed
 from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
+from wsgi_fal_proxy.playground import PATH, Playground
 from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.site import Site
 from wsgi_fal_proxy.testing import FakeFal
@@ -37,6 +38,9 @@ With MODULE:APP it wraps that WSGI application, which then answers all paths but
 (a FalProxy that the application mounts itself stays as it is, and calls fal):
 
     wsgi-fal-proxy myproject.wsgi:application
+
+With --playground a page at /playground/ tries fal's own client through the proxy: the queue,
+streams, uploads, cancels, errors. Its client comes from a CDN, or from --playground-client.
 """
 _EPILOG: Final = """\
 environment:
@@ -62,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: What follows the command's name; None for those of this process.
     """
     given = _parser().parse_args(arguments)
+    given.playground |= given.playground_client is not None
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with ExitStack() as stack:
         try:
@@ -71,12 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if fake is not None:
                 options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
             application = _application(given.app, options)
+            if given.playground:
+                application = _with_playground(application, prefix, fake, given.playground_client)
         except (SettingsError, FalProxyError) as error:
             sys.exit(f"wsgi-fal-proxy: {error}")
         if given.host in _LOOPBACK:
             application = _for_this_machine(application)
         server = make_server(given.host, given.port, application, threaded=True)
         url = f"http://{_url_host(given.host)}:{server.port}{quote(prefix)}"
+        if given.playground:
+            sys.stdout.write(f"Playground: {url.removesuffix(quote(prefix))}{PATH}/\n\n")
         sys.stdout.write(_welcome(url, quote(prefix), _whose(given, is_fake=fake is not None)))
         sys.stdout.flush()
         server.serve_forever()
@@ -102,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         help="port to listen on, 0 for any that is free (default: %(default)s)",
     )
     parser.add_argument("--fake", action="store_true", help="use the fake fal even with a key")
+    parser.add_argument("--playground", action="store_true", help="serve a page to try it on, too")
+    parser.add_argument(
+        "--playground-client",
+        metavar="DIRECTORY",
+        help="the same, without the internet: npm has installed @fal-ai/client in this directory",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
@@ -114,6 +129,21 @@ def _application(name: str | None, options: dict[str, Any]) -> WSGIApplication:
     middleware = FalProxyMiddleware(_imported(name), **options)
     middleware.proxy.check_key({})
     return middleware
+
+
+def _with_playground(
+    application: WSGIApplication, prefix: str, fake: FakeFal | None, client: str | None
+) -> WSGIApplication:
+    if f"{prefix}/".startswith(f"{PATH}/"):
+        accepted = f"any other path, since the playground is at {PATH}"
+        raise SettingsError("FAL_PROXY_PREFIX", prefix, accepted)
+    fake_url = None if fake is None else fake.url
+    try:
+        return Playground(
+            application, proxy_url=quote(prefix), fake_url=fake_url, client_directory=client
+        )
+    except SettingsError as error:
+        raise SettingsError("--playground-client", client, error.accepted) from error
 
 
 def _imported(name: str) -> Any:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-_PROGRESS_EVENTS: Final = 4
 _NAMESPACES: Final = ("workflows", "comfy")
 _REST_HOSTS: Final = ("rest.fal.ai", "rest.alpha.fal.ai")
 _OPEN_TO_ALL: Final = {
@@ -242,7 +241,7 @@ class FakeFalApp:
 
     def _stream(self, request: Request, endpoint: str) -> Response:
         result = models.run(endpoint, _input(request), self._store)
-        return _event_stream(self._paced(models.progress(endpoint, result, _PROGRESS_EVENTS)))
+        return _event_stream(self._paced(models.progress(endpoint, result)))
 
     def _paced(self, events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for number, event in enumerate(events):
@@ -253,7 +252,13 @@ class FakeFalApp:
     # queue.fal.run
 
     def _submit(self, request: Request, endpoint: str) -> Response:
-        queued = QueuedRequest(endpoint, _app(endpoint), _input(request), self._step_seconds)
+        queued = QueuedRequest(
+            endpoint,
+            _app(endpoint),
+            _input(request),
+            self._step_seconds,
+            models.work_steps(endpoint),
+        )
         self._queue[queued.request_id] = queued
         answer = {"status": "IN_QUEUE", "queue_position": 2, **queued.links()}
         return _about(queued, answer)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from wsgi_fal_proxy.testing.picture import png
@@ -23,6 +24,13 @@ _SIZES: Final = {
 _DEFAULT_SIZE: Final = "square"
 _MAX_PIXELS_PER_SIDE: Final = 2_048
 _MAX_IMAGES: Final = 4
+_URL_SCHEMES: Final = ("https://", "http://", "data:")
+# Steps of the work in the queue, partial results of a stream, and both where a model is slow.
+_STEPS: Final = 2
+_PARTIALS: Final = 4
+_SLOW_STEPS: Final = 60
+# Pixels to a side of the blocks that partial pictures are made of: finer and finer.
+_BLOCKS: Final = (128, 64, 32, 16)
 _MAX_DIGITS: Final = 19  # as many as the largest number that is accepted has
 
 
@@ -35,21 +43,31 @@ class InvalidInput(Exception):
         self.detail = [{"loc": location, "msg": message, "type": kind, "input": value}]
 
 
+def work_steps(endpoint: str) -> int:
+    """Give how many steps a queued request takes, once its model is loaded."""
+    return _SLOW_STEPS if _is_slow(endpoint) else _STEPS
+
+
 def run(endpoint: str, fields: dict[str, Any], store: StoreFile) -> dict[str, Any]:
     """Run a model to its result.
 
     Args:
-        endpoint: Its id, such as `fal-ai/flux/dev`. One with "llm" in it writes, others paint.
-        fields: The input. Every model needs a `prompt`; painters also take `seed`, `image_size`
-            and `num_images`.
+        endpoint: Its id, such as `fal-ai/flux/dev`. One with "llm" in it writes, others paint; one
+            with "fails" in it refuses every input.
+        fields: The input. Every model needs a `prompt`; painters also take `seed`, `image_size`,
+            `num_images` and `image_url`, which those with "image-to-image" in their id need.
         store: Keeps the pictures.
 
     Raises:
         InvalidInput: The input lacks something, or has it wrong.
     """
     prompt = _text(fields, "prompt")
+    if "fails" in endpoint:
+        raise _refused(prompt)
     if "llm" in endpoint:
         return {"output": _written(prompt), "partial": False, "error": None}
+    if "image-to-image" in endpoint or fields.get("image_url") is not None:
+        _url(fields, "image_url")
     seed = _whole(fields, "seed", zlib.crc32(prompt.encode(errors="surrogatepass")), 0, 2**63)
     count = _whole(fields, "num_images", 1, 1, _MAX_IMAGES)
     width, height = _size(fields.get("image_size", _DEFAULT_SIZE))
@@ -71,17 +89,17 @@ def run(endpoint: str, fields: dict[str, Any], store: StoreFile) -> dict[str, An
     }
 
 
-def progress(endpoint: str, result: dict[str, Any], steps: int) -> list[dict[str, Any]]:
-    """Give the events by which a model streams its result: `steps` partial ones, then itself."""
-    if "llm" not in endpoint:
-        partial: list[dict[str, Any]] = [
-            {"progress": step / (steps + 1)} for step in range(1, steps + 1)
-        ]
-        return [*partial, {"progress": 1.0, **result}]
-    words = result["output"].split()
-    cuts = [len(words) * step // (steps + 1) for step in range(1, steps + 1)]
-    partial = [{**result, "output": " ".join(words[:cut]), "partial": True} for cut in cuts]
-    return [*partial, result]
+def progress(endpoint: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give the events by which a model streams its result: partial ones, then the result."""
+    steps = _SLOW_STEPS if _is_slow(endpoint) else _PARTIALS
+    for step in range(1, steps + 1):
+        if "llm" in endpoint:
+            words = result["output"].split()
+            begun = " ".join(words[: len(words) * step // (steps + 1)])
+            yield {**result, "output": begun, "partial": True}
+        else:
+            yield {"progress": step / (steps + 1), "images": [_blurred(result, step, steps)]}
+    yield result if "llm" in endpoint else {"progress": 1.0, **result}
 
 
 def json_object(data: object) -> dict[str, Any]:
@@ -93,6 +111,28 @@ def json_object(data: object) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidInput("", "Input should be an object", "model_type", data)
     return data
+
+
+def _is_slow(endpoint: str) -> bool:
+    return "slow" in endpoint
+
+
+def _blurred(result: dict[str, Any], step: int, steps: int) -> dict[str, Any]:
+    """Give what can be seen of a result's first picture by then: its blocks get finer."""
+    image, block = result["images"][0], _BLOCKS[(step - 1) * len(_BLOCKS) // steps]
+    size = image["width"], image["height"]
+    content = png(result["prompt"], result["seed"], *size, block=block)
+    # Within the event itself, as fal has it where a picture is not to be kept (its `sync_mode`).
+    return {**image, "url": f"data:image/png;base64,{base64.b64encode(content).decode()}"}
+
+
+def _refused(prompt: str) -> InvalidInput:
+    message = "The content could not be processed: it was flagged by a content checker."
+    refused = InvalidInput("prompt", message, "content_policy_violation", prompt)
+    # fal tells of every field at once.
+    message = "The image is not large enough."
+    refused.detail += InvalidInput("image_url", message, "image_too_small", None).detail
+    return refused
 
 
 def _written(prompt: str) -> str:
@@ -109,6 +149,11 @@ def _text(fields: dict[str, Any], name: str) -> str:
         message = "String should have at least 1 character"
         raise InvalidInput(name, message, "string_too_short", value)
     return value
+
+
+def _url(fields: dict[str, Any], name: str) -> None:
+    if not _text(fields, name).startswith(_URL_SCHEMES):
+        raise InvalidInput(name, "Input should be a valid URL", "url_parsing", fields[name])
 
 
 def _whole(fields: dict[str, Any], name: str, default: int, least: int, most: int) -> int:

@@ -10,19 +10,9 @@ from time import monotonic
 from typing import Any, Final
 from uuid import uuid4
 
-# What every request goes through, one step at a time: its status, its place in line where it
-# waits, and how many of its log lines have been written by then.
-_STEPS: Final = (
-    ("IN_QUEUE", 2, 0),
-    ("IN_QUEUE", 1, 0),
-    ("IN_QUEUE", 0, 0),
-    ("IN_PROGRESS", None, 1),
-    ("IN_PROGRESS", None, 2),
-    ("IN_PROGRESS", None, 3),
-    ("COMPLETED", None, 3),
-)
-_LAST: Final = len(_STEPS) - 1
-_LOGS: Final = ("loading the model", "step 1 of 2", "step 2 of 2")
+# What every request goes through, one step at a time: each place in line, the loading of its
+# model, the steps of its work, and its end.
+_PLACES: Final = (2, 1, 0)
 
 
 @dataclass(slots=True)
@@ -37,12 +27,14 @@ class QueuedRequest:
         app: The part of it by which it is looked up, such as `fal-ai/flux`.
         data: Its input.
         step_seconds: Seconds for a step; `math.inf` for steps only by being looked at.
+        work_steps: Steps that its work takes, after it has waited and its model is loaded.
     """
 
     endpoint: str
     app: str
     data: dict[str, Any]
     step_seconds: float = math.inf
+    work_steps: int = 2
     request_id: str = field(default_factory=lambda: str(uuid4()))
     cancelled: bool = False
     _submitted: float = field(default_factory=monotonic)
@@ -57,13 +49,17 @@ class QueuedRequest:
     @property
     def is_done(self) -> bool:
         """Whether there is a result, or never will be one."""
-        return self.cancelled or self._step() == _LAST
+        return self.cancelled or self._step() == self._last
+
+    @property
+    def _last(self) -> int:
+        return len(_PLACES) + 1 + self.work_steps
 
     def _step(self) -> int:
         elapsed = monotonic() - self._submitted
-        if elapsed >= _LAST * self.step_seconds:
-            return _LAST
-        return min(max(self._looks, int(elapsed / self.step_seconds)), _LAST)
+        if elapsed >= self._last * self.step_seconds:
+            return self._last
+        return min(max(self._looks, int(elapsed / self.step_seconds)), self._last)
 
     def links(self) -> dict[str, str]:
         """Give what every answer about a request begins with."""
@@ -76,18 +72,26 @@ class QueuedRequest:
 
     def look(self) -> tuple[dict[str, Any], list[dict[str, str]]]:
         """Give the status without logs, and all log lines so far; then move a step."""
+        answer: dict[str, Any]
         with self._lock:
-            step = _LAST if self.cancelled else self._step()
+            step = self._last if self.cancelled else self._step()
             self._looks = step + 1
-        status, position, lines = _STEPS[step]
-        answer: dict[str, Any] = {"status": status, **self.links()}
-        if position is not None:
-            answer["queue_position"] = position
-        if self.cancelled:
-            answer["error"] = "Request was cancelled"
-        elif status == "COMPLETED":
-            answer["metrics"] = {"inference_time": 0.01}
-        return answer, [_log(message) for message in _LOGS[:lines]]
+        if step < len(_PLACES):
+            answer = {"status": "IN_QUEUE", **self.links(), "queue_position": _PLACES[step]}
+        elif step < self._last:
+            answer = {"status": "IN_PROGRESS", **self.links()}
+        else:
+            answer = {"status": "COMPLETED", **self.links()}
+            if self.cancelled:
+                answer["error"] = "Request was cancelled"
+            else:
+                answer["metrics"] = {"inference_time": 0.01}
+        return answer, self._logs(step)
+
+    def _logs(self, step: int) -> list[dict[str, str]]:
+        work = [f"step {number} of {self.work_steps}" for number in range(1, self.work_steps + 1)]
+        written = max(0, step + 1 - len(_PLACES))
+        return [_log(message) for message in ["loading the model", *work][:written]]
 
     def cancel(self) -> bool:
         """Cancel it, and tell whether there was still something to cancel."""

@@ -64,8 +64,10 @@ class FakeFal:
     status with logs, status stream, result, cancel) and `rest.fal.ai` (uploads, multipart uploads
     and realtime tokens), and serves uploaded files and pictures itself. Without the right key it
     answers 401, to a wrong input 422, in fal's form. Models whose id has "llm" in it answer with
-    text, all others with pictures: the same one for the same prompt and seed. Webhooks and
-    realtime connections are not there.
+    text, all others with pictures: the same one for the same prompt and seed, streamed in blocks
+    that get finer. One with "slow" in its id takes 60 steps, one with "fails" refuses every input
+    with 422, one with "image-to-image" needs an `image_url`. Webhooks and realtime connections
+    are not there.
 
         with FakeFal() as fal:
             app = FalProxyMiddleware(app, key=fal.key, pool_manager=fal.pool_manager())

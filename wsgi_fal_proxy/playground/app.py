@@ -1,0 +1,160 @@
+"""The playground's page as a WSGI application, beside another one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from base64 import b64encode
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from werkzeug import Response
+
+from wsgi_fal_proxy.middleware import DEFAULT_PREFIX
+from wsgi_fal_proxy.settings import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+PATH: Final = "/playground"
+"""Where the page is, and below it its files."""
+
+_PAGE: Final = Path(__file__).with_name("page")
+_CONTENT_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+}
+# Where fal keeps what is uploaded and what models make: see docs.fal.ai, "fal CDN".
+_FAL_FILES: Final = ("https://fal.media", "https://*.fal.media")
+_LOCAL_CLIENT: Final = "client/"
+
+
+class Playground:
+    """Answers `/playground/` with a page that calls fal through the proxy, and passes on the rest.
+
+    What the page consists of is read when this is made. It may load and call nothing but what it
+    needs (its Content-Security-Policy): the proxy, where fal keeps files, and fal's own client,
+    each file of which is checked against its hash.
+
+    Args:
+        app: The WSGI application that answers everything else, the proxy's path among it.
+        proxy_url: Where the proxy answers, as the browser is to call it: a path, as in a URL.
+        fake_url: The fake fal's `url`, if that is what the proxy relays to; the page then says
+            that nothing is billed. None: fal, which bills.
+        client_directory: The directory in which npm has installed `@fal-ai/client`, to serve that
+            from here. None: the browser loads it from jsDelivr.
+
+    Raises:
+        SettingsError: There is no such client, or another version of it.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        proxy_url: str = DEFAULT_PREFIX,
+        fake_url: str | None = None,
+        client_directory: Path | str | None = None,
+    ) -> None:
+        self._app = app
+        settings = json.loads((_PAGE / "settings.json").read_text(encoding="utf-8"))
+        settings |= {"proxyUrl": proxy_url, "fal": "fal" if fake_url is None else "fake"}
+        client = settings["client"]
+        served = {path.name: path.read_bytes() for path in _PAGE.iterdir()}
+        if client_directory is None:
+            scripts = [client["base"] + f"{name}@{version}/" for name, version in _versions(client)]
+        else:
+            scripts = []
+            served |= _installed(client, Path(client_directory))
+            client |= {"base": _LOCAL_CLIENT, "versioned": False}
+        served["settings.json"] = json.dumps(settings).encode()
+        files = _FAL_FILES if fake_url is None else (fake_url,)
+        self._headers = _headers(scripts, files)
+        self._served = {f"{PATH}/{name}": content for name, content in served.items()}
+        self._served[f"{PATH}/"] = self._served.pop(f"{PATH}/index.html")
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request (PEP 3333)."""
+        path = environ.get("PATH_INFO", "")
+        if path != PATH and not path.startswith(f"{PATH}/"):
+            return self._app(environ, start_response)
+        return self._response(environ["REQUEST_METHOD"], path)(environ, start_response)
+
+    def _response(self, method: str, path: str) -> Response:
+        if method not in {"GET", "HEAD"}:
+            allow = {"Allow": "GET, HEAD"}
+            return _text(
+                "Only GET and HEAD are answered here.", HTTPStatus.METHOD_NOT_ALLOWED, allow
+            )
+        if path == PATH:
+            # Relative, so that it holds under any mount point (RFC 9110 section 10.2.2).
+            location = {"Location": f"{PATH[1:]}/"}
+            return _text(f"The page is at {PATH}/.", HTTPStatus.PERMANENT_REDIRECT, location)
+        content = self._served.get(path)
+        if content is None:
+            return _text(f"There is nothing here; the page is at {PATH}/.", HTTPStatus.NOT_FOUND)
+        suffix = Path(path).suffix or ".html"
+        return Response(content, headers=self._headers, content_type=_CONTENT_TYPES[suffix])
+
+
+def _text(text: str, status: HTTPStatus, headers: dict[str, str] | None = None) -> Response:
+    return Response(f"{text}\n", status, headers, content_type="text/plain; charset=utf-8")
+
+
+def _versions(client: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(package["name"], package["version"]) for package in client["packages"]]
+
+
+def _installed(client: dict[str, Any], directory: Path) -> dict[str, bytes]:
+    """Give the client's files by the names under which they are served."""
+    wanted = " ".join(f"{name}@{version}" for name, version in _versions(client))
+    accepted = f"a directory in which this was run: npm install {wanted}"
+    files = {}
+    for package in client["packages"]:
+        for file in package["files"]:
+            name = f"{package['name']}/{file['path']}"
+            try:
+                content = (directory / "node_modules" / name).read_bytes()
+            except OSError as error:
+                missing = f"{accepted} (node_modules/{name}: {error.strerror})"
+                raise SettingsError("client_directory", str(directory), missing) from error
+            # The browser would refuse it, and say less.
+            if _integrity(content) != file["integrity"]:
+                other = f"{accepted} (node_modules/{name} is another version's)"
+                raise SettingsError("client_directory", str(directory), other)
+            files[_LOCAL_CLIENT + name] = content
+    return files
+
+
+def _integrity(content: bytes) -> str:
+    """Give what a page names content by (W3C, Subresource Integrity, section 3.1)."""
+    return f"sha384-{b64encode(hashlib.sha384(content).digest()).decode()}"
+
+
+def _headers(scripts: Iterable[str], files: Iterable[str]) -> dict[str, str]:
+    files = " ".join(files)
+    policy = {
+        "default-src": "'none'",
+        "script-src": " ".join(["'self'", *scripts]),
+        "style-src": "'self'",
+        # A picture can come within the answer, and the one to be uploaded is the browser's own.
+        "img-src": f"'self' data: blob: {files}",
+        "connect-src": f"'self' {files}",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+        # No text becomes HTML or code, but for the URLs of the client's files.
+        "trusted-types": "fal-client",
+        "require-trusted-types-for": "'script'",
+    }
+    return {
+        "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
