@@ -29,7 +29,6 @@ from urllib3._collections import RecentlyUsedContainer
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
-    ClosedPoolError,
     ConnectTimeoutError,
     EmptyPoolError,
     HTTPError,
@@ -257,17 +256,11 @@ class Upstream:
     def _checked_out(self, call: Call, host: str) -> tuple[HTTPConnectionPool, Connection]:
         # For a pool that was made to block when all its connections are in use.
         wait = _left(call.until(self._connect_timeout))
+        pool = self._pools.get(host) or self._looked_up(host)
         try:
-            pool = self._pools.get(host) or self._looked_up(host)
-            try:
-                connection = pool._get_conn(timeout=wait)  # noqa: SLF001
-            except ClosedPoolError:
-                # By its manager, which keeps those of the last hosts alone.
-                pool = self._looked_up(host)
-                connection = pool._get_conn(timeout=wait)  # noqa: SLF001
+            return pool, cast("Connection", pool._get_conn(timeout=wait))  # noqa: SLF001
         except EmptyPoolError as error:
             raise RelayFull from error
-        return pool, cast("Connection", connection)
 
     def _looked_up(self, host: str) -> HTTPConnectionPool:
         if len(self._pools) >= _POOLS:
