@@ -17,9 +17,13 @@ _NO_CHUNK: Final = b"truncated\r\n"
 
 
 def client_socket(environ: WSGIEnvironment) -> Any:
-    """Give the socket of the client's connection, where the server's environ has it, or None."""
+    """Give the socket of the client's connection, where the server hands it over, or None."""
     sock = environ.get("gunicorn.socket")
-    return environ.get("werkzeug.socket") if sock is None else sock
+    if sock is None:
+        sock = environ.get("werkzeug.socket")
+    if sock is None and _WAITRESS_KEY in environ:
+        sock = getattr(_waitress_channel(environ), "socket", None)
+    return sock
 
 
 def client_fd(environ: WSGIEnvironment) -> int | None:
@@ -31,8 +35,6 @@ def client_fd(environ: WSGIEnvironment) -> int | None:
     if environ.get("SERVER_PROTOCOL", "HTTP/1.1")[:7] != "HTTP/1.":
         return None
     sock = client_socket(environ)
-    if sock is None and _WAITRESS_KEY in environ:
-        sock = getattr(_waitress_channel(environ), "socket", None)
     if sock is not None:
         fd: int = sock.fileno()
         return fd if fd >= 0 else None
@@ -52,11 +54,13 @@ def spoil(environ: WSGIEnvironment) -> None:
     fd = client_fd(environ)
     if fd is None:
         return
-    if not _is_chunked(environ):
+    sock = client_socket(environ)
+    # uWSGI hands over no socket, and sends no chunks.
+    if sock is None or not _is_chunked(environ):
         reset(fd)
         return
-    sock = client_socket(environ)
-    write = _waitress_channel(environ).write_soon if sock is None else sock.sendall
+    channel = _waitress_channel(environ)
+    write = sock.sendall if channel is None else channel.write_soon
     # The client may have left: servers have several errors for that.
     with suppress(Exception):
         write(_NO_CHUNK)

@@ -156,6 +156,10 @@ class Call:
         end = monotonic() + seconds
         return end if self.deadline is None else min(end, self.deadline)
 
+    def at_most(self, seconds: float | None) -> float | None:
+        """Give how long a wait of so many seconds may last, for a socket's timeout."""
+        return seconds if self.deadline is None else _left(self.until(seconds))
+
     def is_over(self) -> bool:
         """Whether the time for all of it has run out."""
         return self.deadline is not None and monotonic() >= self.deadline
@@ -255,7 +259,7 @@ class Upstream:
 
     def _checked_out(self, call: Call, host: str) -> tuple[HTTPConnectionPool, Connection]:
         # For a pool that was made to block when all its connections are in use.
-        wait = _left(call.until(self._connect_timeout))
+        wait = call.at_most(self._connect_timeout)
         pool = self._pools.get(host) or self._looked_up(host)
         try:
             return pool, cast("Connection", pool._get_conn(timeout=wait))  # noqa: SLF001
@@ -273,7 +277,7 @@ class Upstream:
     def _connect(self, call: Call, pool: HTTPConnectionPool, connection: Connection) -> None:
         if not connection.is_closed:
             return
-        connection.timeout = _left(call.until(self._connect_timeout))
+        connection.timeout = call.at_most(self._connect_timeout)
         try:
             if pool.proxy is not None:
                 pool._prepare_proxy(connection)  # noqa: SLF001
@@ -325,7 +329,7 @@ class Upstream:
     ) -> bool:
         """Send it all; tell whether that worked. If not, the target may have answered before."""
         try:
-            _set_timeout(sock, _left(call.until(self._read_timeout)))
+            _set_timeout(sock, call.at_most(self._read_timeout))
             _send_all(sock, request)
             framed = http1.chunk if body.length is None else bytes
             for piece in body.rest():
@@ -339,7 +343,7 @@ class Upstream:
     def _send_more(self, call: Call, sock: socket.socket, data: bytes) -> None:
         if call.is_over():
             raise TotalTimeout
-        _set_timeout(sock, _left(call.until(self._read_timeout)))
+        _set_timeout(sock, call.at_most(self._read_timeout))
         _send_all(sock, data)
 
 
@@ -650,11 +654,9 @@ def _set_timeout(sock: socket.socket, seconds: float | None) -> None:
     A setting is a system call. Most waits may last the whole read timeout, and so did the last one.
     """
     present = sock.gettimeout()
-    if present is None or seconds is None:
-        is_near = present is seconds
-    else:
-        is_near = 0 <= present - seconds < _NEAR_SECONDS
-    if not is_near:
+    if present == seconds:
+        return
+    if present is None or seconds is None or not 0 < present - seconds < _NEAR_SECONDS:
         sock.settimeout(seconds)
 
 
