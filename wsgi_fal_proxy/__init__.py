@@ -9,6 +9,7 @@ Wrap an application:
 and point fal's client at it: `fal.config({ proxyUrl: "/api/fal/proxy" })`.
 """
 
+from wsgi_fal_proxy.authorize import Allow, FalRequest, Refuse, allow_anyone
 from wsgi_fal_proxy.credentials import KeyFile
 from wsgi_fal_proxy.errors import FalProxyError
 from wsgi_fal_proxy.middleware import FalProxyMiddleware
@@ -17,10 +18,14 @@ from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.version import __version__
 
 __all__ = [
+    "Allow",
     "FalProxy",
     "FalProxyError",
     "FalProxyMiddleware",
+    "FalRequest",
     "KeyFile",
+    "Refuse",
     "SettingsError",
     "__version__",
+    "allow_anyone",
 ]

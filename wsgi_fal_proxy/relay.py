@@ -15,6 +15,7 @@ from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.coding import content_coding
 from wsgi_fal_proxy.credentials import Credentials
 from wsgi_fal_proxy.errors import FalProxyError, InternalError, MethodNotAllowed, Refusal
+from wsgi_fal_proxy.gate import Gate
 from wsgi_fal_proxy.headers import (
     TARGET_HEADER,
     environ_key,
@@ -54,6 +55,9 @@ class FalProxy:
                 and returns the key for this request (`KeyFile` makes one that reads a file). None,
                 the default, means the environment: `FAL_KEY`, else the file that `FAL_KEY_FILE`
                 names, else `FAL_KEY_ID` and `FAL_KEY_SECRET`, looked up at each request.
+            authorize (callable or None): Decides who may call: it is given a `FalRequest`, and
+                returns `Allow`, perhaps with an identity, or `Refuse`. What it raises refuses.
+                It must not read the body. Default None: every caller is served.
             connect_timeout (seconds or None): To connect, over all of the host's addresses and the
                 TLS handshake together. It does not bound the name lookup. With a pool_manager
                 given: for each address, and again for the handshake. Default 10. None waits for as
@@ -83,6 +87,7 @@ class FalProxy:
         self._max_body_bytes = settings.max_body_bytes
         self._forwarded = frozenset(map(environ_key, settings.forward_headers))
         self._credentials = Credentials(settings.key)
+        self._gate = Gate(settings)
         self._upstream = Upstream(settings)
         self._total_timeout = settings.total_timeout
         limit = settings.max_concurrent
@@ -124,6 +129,8 @@ class FalProxy:
         method: str = environ["REQUEST_METHOD"]
         target = _accepted_target(method, environ.get(TARGET_HEADER))  # rules 1 to 3
         body.accept()  # rule 4
+        if not self._gate.is_open:
+            self._gate.admit(environ, method, target)
         authorization = self._credentials.authorization(environ)  # rule 5
         headers = request_headers(
             environ, host=target.host, authorization=authorization, forwarded=self._forwarded

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import urllib3
 
+    from wsgi_fal_proxy.authorize import Authorize
     from wsgi_fal_proxy.credentials import KeySource
 
 
@@ -43,6 +44,7 @@ class Options(TypedDict, total=False):
     """The keyword options of `FalProxy`, which documents them."""
 
     key: str | KeySource | None
+    authorize: Authorize | None
     connect_timeout: float | None
     read_timeout: float | None
     total_timeout: float | None
@@ -57,6 +59,7 @@ class Settings:
     """The options of `FalProxy`, which documents them. What cannot be used cannot be held."""
 
     key: str | KeySource | None = field(default=None, repr=False)
+    authorize: Authorize | None = None
     connect_timeout: float | None = 10.0
     read_timeout: float | None = 300.0
     total_timeout: float | None = None
@@ -69,6 +72,9 @@ class Settings:
         if not (self.key is None or callable(self.key) or _is_key_text(self.key)):
             accepted = "the key as text, a callable that returns it, or None for the environment"
             raise SettingsError("key", self.key, accepted)
+        if not (self.authorize is None or callable(self.authorize)):
+            accepted = "a callable that is given a FalRequest, or None to serve every caller"
+            raise SettingsError("authorize", self.authorize, accepted)
         _check_seconds("connect_timeout", self.connect_timeout)
         _check_seconds("read_timeout", self.read_timeout)
         _check_seconds("total_timeout", self.total_timeout)

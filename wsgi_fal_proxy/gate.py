@@ -1,0 +1,41 @@
+"""Whose money: the checks on who may call what, and how much, in their order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsgi_fal_proxy.authorize import FalRequest, identity_of
+from wsgi_fal_proxy.operations import operation
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
+    from wsgi_fal_proxy.settings import Settings
+    from wsgi_fal_proxy.target import Target
+
+
+class Gate:
+    """What stands between an acceptable request and the owner's money.
+
+    Args:
+        settings: Of which `authorize` counts here.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._authorize = settings.authorize
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is nothing to check, and nobody to ask."""
+        return self._authorize is None
+
+    def admit(self, environ: WSGIEnvironment, method: str, target: Target) -> str | None:
+        """Give who the caller is, None for one that is not known by name.
+
+        Raises:
+            Refusal: The request is not to be relayed.
+        """
+        if self._authorize is None:
+            return None
+        request = FalRequest(environ, method, target, operation(method, target))
+        return identity_of(self._authorize, request)
