@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import pytest
 import webtest
 
 from tests.network import NetworkGuard
+from tests.serving import JS
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.testing import FakeFal
 
@@ -69,3 +72,14 @@ def proxy(fal: FakeFal) -> FalProxy:
 def app(proxy: FalProxy) -> webtest.TestApp:
     """The relay in front of the fake fal, checked by WebTest's WSGI lint on each request."""
     return webtest.TestApp(proxy, lint=True)
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """Node, with the client installed."""
+    found, npm = shutil.which("node"), shutil.which("npm")
+    if found is None or npm is None:
+        pytest.skip("node and npm are not installed")  # pragma: no cover - not everywhere
+    if not (JS / "node_modules" / "@fal-ai" / "client").is_dir():  # pragma: no cover - once
+        subprocess.run([npm, "ci"], cwd=JS, check=True, capture_output=True)
+    return found

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy.testing import FakeFal
 
 ROOT = Path(__file__).parents[1]
+JS = ROOT / "tests" / "js"
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.serving import ROOT, dialling, serve_gunicorn
+from tests.serving import JS, dialling, serve_gunicorn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,20 +18,8 @@ if TYPE_CHECKING:
 
     Scenario = Callable[[str], Any]
 
-JS = ROOT / "tests" / "js"
 NODE_SECONDS = 120
 PICTURE = {"width": 512, "height": 512, "content_type": "image/png"}
-
-
-@pytest.fixture(scope="session")
-def node() -> str:
-    """Node, with the client installed."""
-    found, npm = shutil.which("node"), shutil.which("npm")
-    if found is None or npm is None:
-        pytest.skip("node and npm are not installed")  # pragma: no cover - not everywhere
-    if not (JS / "node_modules" / "@fal-ai" / "client").is_dir():  # pragma: no cover - once
-        subprocess.run([npm, "ci"], cwd=JS, check=True, capture_output=True)
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ PACKAGE = "wsgi_fal_proxy"
 LEVELS = {
     **dict.fromkeys(("errors", "environment", "version"), 0),
     **dict.fromkeys(("headers", "target", "body", "credentials", "client", "watcher"), 1),
-    **dict.fromkeys(("answers", "coding", "http1", "operations"), 2),
-    "authorize": 3,
+    **dict.fromkeys(("answers", "coding", "cors", "http1", "operations"), 2),
+    **dict.fromkeys(("authorize", "observer"), 3),
     "settings": 4,
     **dict.fromkeys(("gate", "upstream"), 5),
     "relaying": 6,

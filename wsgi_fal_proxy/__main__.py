@@ -47,6 +47,7 @@ environment:
   FAL_PROXY_READ_TIMEOUT     seconds for fal's answer to begin, and then between two pieces of
                              it, or none (default: 300)
   FAL_PROXY_MAX_BODY_BYTES   the largest request body that is relayed (default: 33554432)
+  FAL_PROXY_CORS_ORIGINS     other origins whose pages may use the proxy (default: none)
 
 This server is for development. To serve others: gunicorn wsgi_fal_proxy.wsgi
 """

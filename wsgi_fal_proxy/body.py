@@ -23,6 +23,8 @@ PIECE_BYTES: Final = 65_536
 """At most this much of a body is in memory at a time; a body of up to this much is read whole."""
 
 _UNUSABLE: Final = -1
+# In place of what is unread, once nothing more can be had.
+_BROKEN: Final = -1
 # Read and dropped of the body of a refused request even if none is accepted.
 _DISCARDED_BYTES: Final = 1_048_576
 
@@ -89,6 +91,14 @@ class RequestBody:
         if self.length is not None and self.length > self._max_bytes:
             raise self._too_large()
 
+    @property
+    def taken(self) -> int:
+        """Bytes that were read to be relayed; 0 of a body that could not be read to its end."""
+        if self._unread == _BROKEN:
+            return 0
+        whole = self._max_bytes + 1 if self.length is None else max(self.length, 0)
+        return whole - self._unread
+
     def read_ahead(self) -> bytes:
         """Read the first piece, which is the whole of any small body.
 
@@ -141,7 +151,7 @@ class RequestBody:
     def _read_exactly(self, count: int) -> bytes:
         data = self._read_up_to(count)
         if len(data) < count:
-            self._unread = 0
+            self._unread = _BROKEN
             raise BodyIncomplete
         return data
 
@@ -162,7 +172,7 @@ class RequestBody:
         try:
             data: bytes = self._input.read(count)
         except Exception as error:
-            self._unread = 0
+            self._unread = _BROKEN
             # Each server raises something else when a client leaves in mid-body.
             raise BodyIncomplete from error
         self._unread -= len(data)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wsgi_fal_proxy.authorize import FalRequest, identity_of
+from wsgi_fal_proxy.authorize import FalRequest, allow_anyone, identity_of
 from wsgi_fal_proxy.operations import operation
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
+    from wsgi_fal_proxy.observer import Observation
     from wsgi_fal_proxy.settings import Settings
     from wsgi_fal_proxy.target import Target
 
@@ -22,15 +23,29 @@ class Gate:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._authorize = settings.authorize
+        # Who says that anyone may call need not be asked each time.
+        said = settings.authorize
+        self._authorize = None if said is allow_anyone else said
 
     @property
     def is_open(self) -> bool:
         """Whether there is nothing to check, and nobody to ask."""
         return self._authorize is None
 
-    def admit(self, environ: WSGIEnvironment, method: str, target: Target) -> str | None:
+    def admit(
+        self,
+        environ: WSGIEnvironment,
+        method: str,
+        target: Target,
+        seen: Observation | None = None,
+    ) -> str | None:
         """Give who the caller is, None for one that is not known by name.
+
+        Args:
+            environ: The WSGI environ.
+            method: Its method.
+            target: Where the request would go.
+            seen: Is told who it is, also where the request is then refused.
 
         Raises:
             Refusal: The request is not to be relayed.
@@ -38,4 +53,7 @@ class Gate:
         if self._authorize is None:
             return None
         request = FalRequest(environ, method, target, operation(method, target))
-        return identity_of(self._authorize, request)
+        identity = identity_of(self._authorize, request)
+        if seen is not None:
+            seen.identity = identity
+        return identity
