@@ -15,7 +15,9 @@ from werkzeug.serving import make_server
 from werkzeug.utils import ImportStringError, import_string
 
 from wsgi_fal_proxy.answers import own_answer
+from wsgi_fal_proxy.authorize import allow_anyone
 from wsgi_fal_proxy.configuration import has_key, options_from_environment
+from wsgi_fal_proxy.credentials import Credentials
 from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed
 from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
 from wsgi_fal_proxy.settings import SettingsError
@@ -71,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fake = stack.enter_context(FakeFal()) if given.fake or not has_key() else None
             if fake is not None:
                 options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
+            # Who can spend whose money is among the first things that it says.
+            options["authorize"] = allow_anyone
+            Credentials(options.get("key")).authorization({})
             application = _application(given.app, options)
         except (SettingsError, FalProxyError) as error:
             sys.exit(f"wsgi-fal-proxy: {error}")
@@ -109,12 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _application(name: str | None, options: dict[str, Any]) -> WSGIApplication:
     if name is None:
-        site = Site(**options)
-        site.check_key({})
-        return site
-    middleware = FalProxyMiddleware(_imported(name), **options)
-    middleware.proxy.check_key({})
-    return middleware
+        return Site(**options)
+    return FalProxyMiddleware(_imported(name), **options)
 
 
 def _imported(name: str) -> Any:

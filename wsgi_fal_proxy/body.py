@@ -23,8 +23,6 @@ PIECE_BYTES: Final = 65_536
 """At most this much of a body is in memory at a time; a body of up to this much is read whole."""
 
 _UNUSABLE: Final = -1
-# In place of what is unread, once nothing more can be had.
-_BROKEN: Final = -1
 # Read and dropped of the body of a refused request even if none is accepted.
 _DISCARDED_BYTES: Final = 1_048_576
 
@@ -93,9 +91,7 @@ class RequestBody:
 
     @property
     def taken(self) -> int:
-        """Bytes that were read to be relayed; 0 of a body that could not be read to its end."""
-        if self._unread == _BROKEN:
-            return 0
+        """Bytes that were read so far, unless reading has failed."""
         whole = self._max_bytes + 1 if self.length is None else max(self.length, 0)
         return whole - self._unread
 
@@ -151,7 +147,7 @@ class RequestBody:
     def _read_exactly(self, count: int) -> bytes:
         data = self._read_up_to(count)
         if len(data) < count:
-            self._unread = _BROKEN
+            self._unread = 0
             raise BodyIncomplete
         return data
 
@@ -172,7 +168,7 @@ class RequestBody:
         try:
             data: bytes = self._input.read(count)
         except Exception as error:
-            self._unread = _BROKEN
+            self._unread = 0
             # Each server raises something else when a client leaves in mid-body.
             raise BodyIncomplete from error
         self._unread -= len(data)

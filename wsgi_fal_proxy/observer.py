@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
-from wsgi_fal_proxy.errors import ClientGone, FalProxyError, Truncated
+from wsgi_fal_proxy.errors import BodyIncomplete, ClientGone, FalProxyError, Truncated
 from wsgi_fal_proxy.operations import operation
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class Observation:
     def failed(self, error: FalProxyError, bytes_up: int) -> None:
         """Note why the answer is not fal's."""
         self._reason = error.reason
-        self._bytes_up = bytes_up
+        # Of a body that could not be read to its end it is not known.
+        self._bytes_up = 0 if isinstance(error, BodyIncomplete) else bytes_up
         self.client_left = isinstance(error, ClientGone)
 
     def answered(

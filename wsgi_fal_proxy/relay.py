@@ -14,8 +14,14 @@ from wsgi_fal_proxy.answers import own_answer
 from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.coding import content_coding
 from wsgi_fal_proxy.cors import Cors
-from wsgi_fal_proxy.credentials import Credentials
-from wsgi_fal_proxy.errors import FalProxyError, InternalError, MethodNotAllowed, Refusal
+from wsgi_fal_proxy.credentials import Credentials, KeyFile
+from wsgi_fal_proxy.errors import (
+    FalProxyError,
+    InternalError,
+    KeyMissing,
+    MethodNotAllowed,
+    Refusal,
+)
 from wsgi_fal_proxy.gate import Gate
 from wsgi_fal_proxy.headers import (
     TARGET_HEADER,
@@ -95,7 +101,10 @@ class FalProxy:
         self._max_body_bytes = settings.max_body_bytes
         self._forwarded = frozenset(map(environ_key, settings.forward_headers))
         self._credentials = Credentials(settings.key)
+        if settings.key is None or isinstance(settings.key, str | KeyFile):
+            self._warn_of_key()
         gate = Gate(settings)
+        gate.warn_if_open()
         self._gate = None if gate.is_open else gate
         self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self._observer = settings.observer
@@ -136,6 +145,14 @@ class FalProxy:
             KeyMalformed: It cannot be a fal key; the error says at which position, not what.
         """
         self._credentials.authorization(environ)
+
+    def _warn_of_key(self) -> None:
+        """Log what is wrong with the key now; not fatal, as it may be set, or set right, later."""
+        try:
+            self.check_key({})
+        except FalProxyError as error:
+            level = logging.WARNING if isinstance(error, KeyMissing) else logging.ERROR
+            _logger.log(level, "%s: %s", error.reason, error.detail)
 
     def _relay(
         self, environ: WSGIEnvironment, body: RequestBody, relaying: Relaying
