@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
     Shared = Callable[..., webtest.TestApp]
 
@@ -337,22 +337,27 @@ def an_app(environ: WSGIEnvironment, start_response: StartResponse) -> list[byte
 
 
 @pytest.fixture(scope="module")
-def page(script: str) -> Iterator[Page]:
-    """A page of another origin, with fal's client on it."""
+def browser() -> Iterator[Browser]:
     found = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if found is None:
         pytest.skip("chromium is not installed")  # pragma: no cover - not everywhere
     with ExitStack() as stack:
         # In one: playwright starts greenlets, and coverage may miss the line after that.
-        page = stack.enter_context(
+        yield stack.enter_context(
             stack.enter_context(sync_playwright()).chromium.launch(executable_path=found)
-        ).new_page()
-        # Served, since Chromium takes a page that is not to be from the internet.
-        site = StopableWSGIServer.create(an_app)
-        stack.callback(site.shutdown)
-        page.goto(f"http://127.0.0.1:{site.adj.port}/")
-        page.add_script_tag(content=script)
-        yield page
+        )
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, script: str) -> Iterator[Page]:
+    """A page of another origin, with fal's client on it."""
+    # Served, since Chromium takes a page that is not to be from the internet.
+    site = StopableWSGIServer.create(an_app)
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{site.adj.port}/")
+    page.add_script_tag(content=script)
+    yield page
+    site.shutdown()
 
 
 def origin_of(page: Page) -> str:
