@@ -11,6 +11,8 @@ trace, which an instrumentation of your framework carries on.
 
 import os
 import time
+from collections.abc import Iterable
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -18,8 +20,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProces
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from werkzeug.serving import run_simple
 
-from wsgi_fal_proxy import CallRecord
-from wsgi_fal_proxy.site import Site
+from wsgi_fal_proxy import CallRecord, FalProxyMiddleware
 
 provider = TracerProvider(resource=Resource.create({"service.name": "fal-proxy"}))
 provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
@@ -56,7 +57,13 @@ def observe(record: CallRecord) -> None:
     span.end(end)
 
 
-app = Site(observer=observe)
+def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer every request alike."""
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"Hello from beside the spans\n"]
+
+
+app = FalProxyMiddleware(hello, observer=observe)
 
 if __name__ == "__main__":
     run_simple("127.0.0.1", int(os.environ.get("PORT", "8000")), app, threaded=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import socket
 import sys
 from time import monotonic, time
@@ -32,6 +34,7 @@ COMMANDS = {
     "flask_login_app.py": ("examples/flask_login_app.py",),
     "django_app.py": ("examples/django_app.py",),
     "jwt_app.py": ("examples/jwt_app.py",),
+    "key_per_tenant.py": ("examples/key_per_tenant.py",),
     "prometheus_metrics.py": (*GUNICORN, "--pythonpath", "examples", "prometheus_metrics:app"),
     "opentelemetry_spans.py": ("examples/opentelemetry_spans.py",),
 }
@@ -41,7 +44,7 @@ BESIDE = {
     "bottle_app.py": ("/", b"Hello from Bottle\n"),
     "pyramid_app.py": ("/", b"Hello from Pyramid\n"),
     "gunicorn.conf.py": ("/healthz", b'{"status": "ok"}'),
-    "opentelemetry_spans.py": ("/healthz", b'{"status": "ok"}'),
+    "opentelemetry_spans.py": ("/", b"Hello from beside the spans\n"),
 }
 JWT_SECRET = "s" * 32
 CALL = {"x-fal-target-url": "https://fal.run/fal-ai/flux/dev"}
@@ -143,6 +146,29 @@ def test_the_example_with_tokens_serves_who_has_one_and_nobody_else(fal: FakeFal
             assert call(http, url, Authorization=token()).status == 200
             assert http.request("GET", served.url).data == b"Hello from behind a token\n"
     assert fal.requests[0].headers["authorization"] == f"Key {fal.key}"
+
+
+def test_the_example_with_a_key_for_each_tenant_sends_each_its_own(
+    fal: FakeFal, tmp_path: Path
+) -> None:
+    keys = {"good": fal.key, "other": "other:key"}
+    tenants = {
+        hashlib.sha256(name.encode()).hexdigest(): {"name": name, "key": key}
+        for name, key in keys.items()
+    }
+    file = tmp_path / "tenants.json"
+    file.write_text(json.dumps(tenants))
+    with run_example("key_per_tenant.py", fal, TENANTS=str(file), FAL_KEY="unused") as served:
+        url = f"{served.url}/api/fal/proxy"
+        with urllib3.PoolManager() as http:
+            for value in ("", "Bearer nobody", "Basic good", "Bearer"):
+                assert call(http, url, Authorization=value).status == 401
+            assert fal.requests == []
+            statuses = [call(http, url, Authorization=f"Bearer {n}").status for n in keys]
+            assert http.request("GET", served.url).data == b"Hello, tenants\n"
+    assert statuses == [200, 401]
+    sent = [request.headers["authorization"] for request in fal.requests]
+    assert sent == [f"Key {fal.key}", "Key other:key"]
 
 
 # Those that tell what happened
