@@ -7,6 +7,7 @@ import io
 import logging
 import socket
 import threading
+import zlib
 from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any, Final
 from wsgiref.util import setup_testing_defaults
@@ -260,6 +261,25 @@ def test_a_server_that_stops_at_the_declared_length_has_had_all(
         assert next(filter(None, content)) == b"{}"
         content.close()  # type: ignore[attr-defined]
     assert [(record.client_left, record.bytes_down) for record in told] == [(False, 2)]
+
+
+def coded(size: int) -> tuple[bytes, bytes]:
+    coder = zlib.compressobj(wbits=31)
+    first = coder.compress(b"a" * size) + coder.flush(zlib.Z_SYNC_FLUSH)
+    return first, coder.compress(b"b") + coder.flush()
+
+
+def test_a_coded_answer_is_not_over_at_its_coded_length(
+    streaming: Callable[[bytes], FalProxy], told: list[CallRecord]
+) -> None:
+    # Of as many bytes as its first part has when it is decoded.
+    size = next(size for size in range(200) if sum(map(len, coded(size))) == size)
+    first, _ = coded(size)
+    head = HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % size
+    content = iter(streaming(head + first)(environ_of(), start_response))
+    assert next(filter(None, content)) == b"a" * size
+    content.close()  # type: ignore[attr-defined]
+    assert [(record.client_left, record.bytes_down) for record in told] == [(True, size)]
 
 
 def test_an_answer_without_content_is_over_with_its_head(
