@@ -5,9 +5,9 @@
 It shows two ways. In front of the project, `authorize` reads the session: /api/fal/proxy. As a
 view, it has been read before: /view/fal.
 
-Leaves out: passwords (whoever names a user is signed in as that one), how often each may call, and
-a database: the session is in a signed cookie. Where it is in a database, close the connection that
-`authorize` opens, by django.db.close_old_connections().
+Leaves out: passwords (whoever names a user is signed in as that one), the form's CSRF token, how
+often each may call, and a database: the session is in a signed cookie. Where it is in a database,
+close the connection that `authorize` opens, by django.db.close_old_connections().
 """
 
 import os

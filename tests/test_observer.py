@@ -234,6 +234,25 @@ def test_what_the_server_closes_early_is_told_as_left(
     assert (record.status, record.client_left, record.truncated) == (200, True, False)
 
 
+def test_close_closes_the_connection_to_fal_at_once(told: list[CallRecord], tmp_path: Path) -> None:
+    closed = threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(CHUNKED + EVENT)
+        connection.wait_for_close()
+        closed.set()
+
+    with RawServer(script) as server:
+        manager = server.pool_manager(tmp_path)
+        proxy = FalProxy(key="k", pool_manager=manager, observer=told.append)
+        content = iter(proxy(environ_of(), start_response))
+        next(content)
+        content.close()  # type: ignore[attr-defined]
+        assert closed.wait(WAIT_SECONDS)
+        del content
+
+
 def test_a_whole_answer_that_is_closed_unread_is_told_as_left(
     observed: Proxied, told: list[CallRecord]
 ) -> None:
