@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile, SettingsError
-from wsgi_fal_proxy.configuration import has_key, options_from_environment, options_from_ini
+from wsgi_fal_proxy.configuration import (
+    _IN_THE_ENVIRONMENT,
+    _PARSERS,
+    has_key,
+    options_from_environment,
+    options_from_ini,
+)
 
 _SECONDS: Final = "a number of seconds above 0, or none for no limit"
 _UP_TO: Final = "a number of seconds above 0, up to 1000000, or none for no limit"
@@ -145,10 +151,10 @@ def test_a_variable_like_no_other_is_refused_with_all_there_are(
     with pytest.raises(SettingsError) as caught:
         options_from_environment()
 
+    there_is = ", ".join(sorted(f"FAL_PROXY_{name.upper()}" for name in _IN_THE_ENVIRONMENT))
     assert str(caught.value) == (
-        "FAL_PROXY_SOMETHING_ELSE_ALTOGETHER='x' cannot be used: there is no such option; there is"
-        " FAL_PROXY_CONNECT_TIMEOUT, FAL_PROXY_MAX_BODY_BYTES, FAL_PROXY_PREFIX,"
-        " FAL_PROXY_READ_TIMEOUT"
+        "FAL_PROXY_SOMETHING_ELSE_ALTOGETHER='x' cannot be used: there is no such option;"
+        f" there is {there_is}"
     )
 
 
@@ -276,8 +282,8 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
         pytest.param(
             "pool_manager",
             "x",
-            "pool_manager='x' cannot be used: there is no such option; there is connect_timeout,"
-            " forward_headers, key, key_file, max_body_bytes, prefix, read_timeout",
+            "pool_manager='x' cannot be used: there is no such option; there is "
+            + ", ".join(sorted(_PARSERS)),
             id="not-as-text",
         ),
     ],
@@ -295,6 +301,7 @@ _OPTIONS: Final = (
     "read_timeout",
     "max_body_bytes",
     "forward_headers",
+    "cors_origins",
     "key",
     "key_file",
 )

@@ -16,12 +16,14 @@ PACKAGE = "wsgi_fal_proxy"
 LEVELS = {
     **dict.fromkeys(("errors", "environment", "version"), 0),
     **dict.fromkeys(("headers", "target", "body", "credentials", "client", "watcher"), 1),
-    **dict.fromkeys(("answers", "coding", "http1", "settings"), 2),
-    "upstream": 3,
-    "relaying": 4,
-    "relay": 5,
-    "middleware": 6,
-    **dict.fromkeys(("configuration", "site"), 7),
+    **dict.fromkeys(("answers", "coding", "cors", "http1", "operations"), 2),
+    **dict.fromkeys(("authorize", "observer"), 3),
+    "settings": 4,
+    **dict.fromkeys(("gate", "upstream"), 5),
+    "relaying": 6,
+    "relay": 7,
+    "middleware": 8,
+    **dict.fromkeys(("configuration", "site"), 9),
 }
 # What users import and start: above all levels.
 ENTRY_POINTS = frozenset({"__init__", "__main__", "paste", "wsgi"})

@@ -95,10 +95,10 @@ def test_the_example_with_the_fake_fal_runs() -> None:
 def test_the_example_behind_flasks_own_authentication_runs(
     fal: FakeFal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = [text for kind, text in BLOCKS if kind == "python" and "flask" in text]
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "from flask" in text]
     monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
     monkeypatch.setenv("FAL_KEY", fal.key)
-    code = code.replace("fal = FalProxy()", "fal = FalProxy()\napp = Flask(__name__)")
+    code = code.replace("\n\n\n@app", "\napp = Flask(__name__)\n\n\n@app")
     namespace: dict[str, object] = {"__name__": "__main__"}
     exec(code, namespace)
     app = namespace["app"]
@@ -114,4 +114,25 @@ def test_the_example_behind_flasks_own_authentication_runs(
         session["user"] = "someone"
     answer = client.post("/api/fal/proxy", **call)
     assert answer.json["prompt"] == "a fox"
+    assert len(fal.requests) == 1
+
+
+def test_the_example_of_who_may_call_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "Refuse(401" in text]
+    monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
+    monkeypatch.setenv("FAL_KEY", fal.key)
+    namespace: dict[str, object] = {"app": lambda environ, start_response: None}
+    exec(code, namespace)
+    client = Client(namespace["app"])  # type: ignore[arg-type]
+    statuses = {}
+    for user in (None, "ada"):
+        for model in ("flux/dev", "flux/pro"):
+            answer = client.post(
+                "/api/fal/proxy",
+                json={"prompt": "a fox"},
+                headers={"x-fal-target-url": f"https://fal.run/fal-ai/{model}"},
+                environ_base={"beaker.session": {} if user is None else {"user": user}},
+            )
+            statuses[user, model] = answer.status_code
+    assert list(statuses.values()) == [401, 401, 200, 403]
     assert len(fal.requests) == 1

@@ -89,6 +89,12 @@ class RequestBody:
         if self.length is not None and self.length > self._max_bytes:
             raise self._too_large()
 
+    @property
+    def taken(self) -> int:
+        """Bytes that were read so far, unless reading has failed."""
+        whole = self._max_bytes + 1 if self.length is None else max(self.length, 0)
+        return whole - self._unread
+
     def read_ahead(self) -> bytes:
         """Read the first piece, which is the whole of any small body.
 

@@ -99,7 +99,14 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "read_timeout": _seconds,
     "max_body_bytes": _bytes,
     "forward_headers": _names,
+    "cors_origins": _names,
     "key": str,
     "key_file": _key_file,
 }
-_IN_THE_ENVIRONMENT: Final = ("prefix", "connect_timeout", "read_timeout", "max_body_bytes")
+_IN_THE_ENVIRONMENT: Final = (
+    "prefix",
+    "connect_timeout",
+    "read_timeout",
+    "max_body_bytes",
+    "cors_origins",
+)

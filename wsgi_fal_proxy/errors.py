@@ -35,6 +35,32 @@ class Refusal(FalProxyError):
     """The request is not one that may be relayed; fal has not acted on it."""
 
 
+class Unauthenticated(Refusal):
+    """The option `authorize` said 401; RFC 9110 section 15.5.2 asks for a challenge."""
+
+    status = "401 Unauthorized"
+    reason = "unauthenticated"
+    # Of the registered schemes the one that no browser asks a password for.
+    headers = (("WWW-Authenticate", "Bearer"),)
+    default_detail = "This app wants to know who you are: sign in, and try again."
+
+
+class Forbidden(Refusal):
+    """The option `authorize` said 403."""
+
+    status = "403 Forbidden"
+    reason = "forbidden"
+    default_detail = "This app does not let you make this call."
+
+
+class AuthorizeFailed(Refusal):
+    """The option `authorize` raised, or gave no answer that it may give."""
+
+    status = "403 Forbidden"
+    reason = "authorize_failed"
+    default_detail = "This app could not tell whether you may make this call."
+
+
 class MethodNotAllowed(Refusal):
     """Rule 2 of the formula; RFC 9110 section 15.5.6 asks for `Allow`."""
 
