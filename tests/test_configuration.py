@@ -147,8 +147,8 @@ def test_a_variable_like_no_other_is_refused_with_all_there_are(
 
     assert str(caught.value) == (
         "FAL_PROXY_SOMETHING_ELSE_ALTOGETHER='x' cannot be used: there is no such option; there is"
-        " FAL_PROXY_CONNECT_TIMEOUT, FAL_PROXY_MAX_BODY_BYTES, FAL_PROXY_PREFIX,"
-        " FAL_PROXY_READ_TIMEOUT"
+        " FAL_PROXY_ALLOWED_ENDPOINTS, FAL_PROXY_ALLOWED_URLS, FAL_PROXY_CONNECT_TIMEOUT,"
+        " FAL_PROXY_MAX_BODY_BYTES, FAL_PROXY_PREFIX, FAL_PROXY_READ_TIMEOUT"
     )
 
 
@@ -276,8 +276,9 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
         pytest.param(
             "pool_manager",
             "x",
-            "pool_manager='x' cannot be used: there is no such option; there is connect_timeout,"
-            " forward_headers, key, key_file, max_body_bytes, prefix, read_timeout",
+            "pool_manager='x' cannot be used: there is no such option; there is"
+            " allowed_endpoints, allowed_urls, connect_timeout, forward_headers,"
+            " key, key_file, max_body_bytes, prefix, read_timeout",
             id="not-as-text",
         ),
     ],
