@@ -38,7 +38,8 @@ def node() -> str:
 @pytest.fixture(scope="session")
 def proxy_url(_shared_fal: FakeFal) -> Iterator[str]:
     threads = ("--threads", "8")
-    environment = dialling(_shared_fal)
+    # All that it calls is in the strict set.
+    environment = {**dialling(_shared_fal), "FAL_PROXY_ALLOWED_URLS": "strict"}
     with serve_gunicorn("wsgi_fal_proxy.wsgi", *threads, environment=environment) as served:
         yield f"{served.url}/api/fal/proxy"
 
