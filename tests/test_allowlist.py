@@ -435,6 +435,11 @@ def test_decisions_come_in_order(fal: FakeFal, step: int) -> None:
     assert fal.requests == []
 
 
+def test_authorize_alone_needs_no_allowlist(fal: FakeFal) -> None:
+    app = proxy_for(fal, authorize=lambda request: Allow())
+    app.post_json("/", {"prompt": "x"}, headers={TARGET: RUN}, status=200)
+
+
 def test_report_only_logs_what_would_be_refused_and_relays_it(
     fal: FakeFal, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,8 +38,12 @@ def node() -> str:
 @pytest.fixture(scope="session")
 def proxy_url(_shared_fal: FakeFal) -> Iterator[str]:
     threads = ("--threads", "8")
-    # All that it calls is in the strict set.
-    environment = {**dialling(_shared_fal), "FAL_PROXY_ALLOWED_URLS": "strict"}
+    # All that it calls is in the strict set, and it asks for tokens by names without owners.
+    environment = {
+        **dialling(_shared_fal),
+        "FAL_PROXY_ALLOWED_URLS": "strict",
+        "FAL_PROXY_ALLOWED_ENDPOINTS": "fal-ai/**,*/flux/**",
+    }
     with serve_gunicorn("wsgi_fal_proxy.wsgi", *threads, environment=environment) as served:
         yield f"{served.url}/api/fal/proxy"
 

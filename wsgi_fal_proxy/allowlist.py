@@ -77,10 +77,11 @@ class Allowlist:
         report_only: bool = False,
     ) -> None:
         self._urls = url_globs(urls) if urls else None
-        self._endpoints = endpoint_globs(endpoints) if endpoints else None
-        self._apps = app_globs(endpoints) if endpoints else None
+        self._names_endpoints = bool(endpoints)
+        self._endpoints = endpoint_globs(endpoints or ())
+        self._apps = app_globs(endpoints or ())
         self._report_only = report_only
-        self.narrows_headers = bool(endpoints) and not report_only
+        self.narrows_headers = self._names_endpoints and not report_only
 
     @classmethod
     def of(cls, settings: Settings) -> Self | None:
@@ -112,7 +113,7 @@ class Allowlist:
             BodyIncomplete: The body ended before its declared length, or could not be read.
         """
         asked = operation(method, target).kind
-        if self._endpoints is None or asked not in _KEYS:
+        if not self._names_endpoints or asked not in _KEYS:
             return
         try:
             self._check_named(_strictly_parsed(body.text(), _KEYS[asked]))
@@ -124,7 +125,7 @@ class Allowlist:
             raise TargetAmbiguous
         if self._urls is not None and not self._urls.match(target.host + target.request_target):
             raise TargetNotAllowed
-        if self._endpoints is None:
+        if not self._names_endpoints:
             return
         asked = operation(method, target)
         # What the body names is for `check_body`.
@@ -142,18 +143,14 @@ class Allowlist:
                 raise BodyAmbiguous
 
     def _check_endpoint(self, endpoint: str | None) -> None:
-        path = f"/{endpoint}"
-        if endpoint is None or path.endswith("/") or not PLAIN_PATH.fullmatch(path):
-            raise EndpointNotAllowed
-        if self._endpoints is None or not self._endpoints.match(path):
+        if endpoint is None or not (_is_plain(endpoint) and self._endpoints.match(f"/{endpoint}")):
             raise EndpointNotAllowed
 
     def _check_app(self, app: str) -> None:
         """A token lets its holder run all of an app: fal's client names it without its owner."""
-        path = f"/{app}" if "/" in app else f"/*/{app}"
-        if path.endswith("/") or not PLAIN_PATH.fullmatch(f"/{app}"):
+        if not _is_plain(app):
             raise BodyAmbiguous
-        if self._apps is None or not self._apps.match(path):
+        if not self._apps.match(f"/{app}" if "/" in app else f"/*/{app}"):
             detail = (
                 "This app does not let you have a token for this: a pattern of the proxy's option"
                 " allowed_endpoints must allow the whole app, and that of every owner where the"
@@ -172,6 +169,10 @@ class Allowlist:
             target.path,
             operation(method, target).endpoint,
         )
+
+
+def _is_plain(name: str) -> bool:
+    return not f"/{name}".endswith("/") and PLAIN_PATH.fullmatch(f"/{name}") is not None
 
 
 def _strictly_parsed(text: str | None, keys: frozenset[str]) -> dict[str, Any]:
