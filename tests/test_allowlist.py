@@ -517,3 +517,4 @@ def test_refusals_say_what_to_do() -> None:
     for refusal in (TargetNotAllowed, EndpointNotAllowed, TargetAmbiguous, BodyAmbiguous):
         assert issubclass(refusal, Refusal)
         assert refusal.status == "412 Precondition Failed"
+    assert f"at most {PIECE_BYTES:,} bytes" in BodyAmbiguous.default_detail

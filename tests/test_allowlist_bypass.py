@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.raw_server import Connection, RawServer
-from tests.test_globs import matches
+from tests.test_globs import NAMESPACES, matches
 from tests.test_relay import answer_to
 from wsgi_fal_proxy import STRICT_URLS, FalProxy
 from wsgi_fal_proxy.testing import FakeFalPoolManager
@@ -188,6 +188,8 @@ def test_no_other_path_is_sent(
 
 
 TARGETS = [
+    # A namespace that may be none.
+    *(f"https://queue.fal.run/{name}/a/b/requests/1" for name in ("Workflows", "COMFY", "comfY")),
     # Not one target, or not one of fal's.
     *("", " ", "x", RUN.removeprefix("https://"), RUN.replace("https", "http")),
     *(
@@ -541,8 +543,10 @@ FREE_POSTS = {
 def is_free(method: str, host: str, path: str) -> bool:
     """Tell from the request that arrived, without a regular expression."""
     segments = path.split("/")[1:]
-    if segments[0].lower() in ("workflows", "comfy"):
+    if segments[0] in NAMESPACES:
         segments = segments[1:]
+    elif segments[0].lower() in NAMESPACES:
+        return False
     if host == "queue.fal.run" and segments[2:3] == ["requests"] and len(segments) > 3:
         ask = segments[4:]
         if method == "GET":
@@ -564,6 +568,7 @@ def is_free(method: str, host: str, path: str) -> bool:
 @example(method="PUT", target="https://queue.fal.run/comfy/a/b/requests/1/cancel")
 @example(method="POST", target="https://rest.fal.ai/storage/upload/initiate?a=b")
 @example(method="PUT", target="https://queue.fal.run/workflows/a/requests/b/cancel")
+@example(method="GET", target="https://queue.fal.run/Comfy/a/b/requests/preview")
 @example(method="GET", target="https://queue.fal.run/comfy/a/requests/b")
 def test_what_arrives_is_free_or_named(upstream: Upstream, method: str, target: str) -> None:
     status, _ = upstream.call({"allowed_endpoints": PATTERNS}, method, target, b"{}")

@@ -60,6 +60,7 @@ def test_what_is_free(method: str, url: str, kind: Kind, endpoint: str | None) -
         ("GET", "https://fal.run/a/b/requests/1", Kind.RUN, "a/b/requests/1"),
         # Else the workflow "requests" of the owner "me" would be free.
         ("GET", f"{QUEUE}/workflows/me/requests/x", Kind.RUN, "workflows/me/requests/x"),
+        ("GET", f"{QUEUE}/Workflows/me/a/requests/1", Kind.RUN, "Workflows/me/a/requests/1"),
         ("GET", f"{QUEUE}/Comfy/me/requests/x", Kind.RUN, "Comfy/me/requests/x"),
         (
             "PUT",
