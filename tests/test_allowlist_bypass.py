@@ -543,11 +543,10 @@ FREE_POSTS = {
 def is_free(method: str, host: str, path: str) -> bool:
     """Tell from the request that arrived, without a regular expression."""
     segments = path.split("/")[1:]
-    if segments[0] in NAMESPACES:
-        segments = segments[1:]
-    elif segments[0].lower() in NAMESPACES:
-        return False
-    if host == "queue.fal.run" and segments[2:3] == ["requests"] and len(segments) > 3:
+    in_namespace = segments[0] in NAMESPACES
+    is_clear = in_namespace or segments[0].lower() not in NAMESPACES
+    segments = segments[in_namespace:]
+    if host == "queue.fal.run" and is_clear and segments[2:3] == ["requests"] and len(segments) > 3:
         ask = segments[4:]
         if method == "GET":
             return ask in ([], ["status"], ["status", "stream"], ["response"])

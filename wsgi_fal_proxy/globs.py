@@ -25,7 +25,7 @@ _SEGMENT: Final = re.compile(rf"{_NOT_DOTS}[*{_PLAIN}]+")
 _LABEL: Final = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*fal\.(?:ai|run)")
 _QUERY: Final = re.compile(r'[!"$-\[\]-~]*')  # as a target's
-_BELOW: Final = r"(?:/[^?]*)?"
+_BELOW: Final = r"(?:/[^?]*)?"  # what "**" with its slash takes, short of the query
 
 # "workflows/owner/name" is an endpoint of another kind than "owner/app/path", so that "*" for the
 # owner must not stand for one of these.
