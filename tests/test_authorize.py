@@ -19,6 +19,7 @@ from tests.serving import ROOT, dialling, serve_command, serve_gunicorn
 from tests.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, allow_anyone
 from wsgi_fal_proxy.authorize import identity_of
+from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.errors import AuthorizeFailed, Forbidden, Unauthenticated
 from wsgi_fal_proxy.gate import Gate
 from wsgi_fal_proxy.operations import Kind, operation
@@ -166,17 +167,20 @@ def test_what_ends_the_process_is_not_held_up() -> None:
 # The gate
 
 
+NO_BODY = RequestBody({"wsgi.input": io.BytesIO()}, 0)
+
+
 @pytest.mark.parametrize("authorize", [None, allow_anyone])
 def test_with_nobody_to_ask_the_gate_is_open(authorize: Callable[..., Allow] | None) -> None:
     gate = Gate(Settings.build({"authorize": authorize}))
     assert gate.is_open
-    assert gate.admit({}, "POST", Target.parse(RUN)) is None
+    assert gate.admit({}, "POST", Target.parse(RUN), NO_BODY) is None
 
 
 def test_the_gate_asks_and_gives_who_it_is() -> None:
     gate = Gate(Settings.build({"authorize": lambda request: Allow(request.endpoint)}))
     assert not gate.is_open
-    assert gate.admit({}, "POST", Target.parse(RUN)) == "fal-ai/flux/dev"
+    assert gate.admit({}, "POST", Target.parse(RUN), NO_BODY) == "fal-ai/flux/dev"
 
 
 # On the wire

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.test import Client
 
@@ -13,6 +13,7 @@ from wsgi_fal_proxy import FalProxyMiddleware, environment
 from wsgi_fal_proxy.__main__ import _parser, _welcome, _whose
 from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT
 from wsgi_fal_proxy.errors import FalProxyError, Truncated
+from wsgi_fal_proxy.globs import endpoint_globs, url_globs
 from wsgi_fal_proxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -73,6 +74,32 @@ def test_the_run_is_what_the_command_prints() -> None:
     whose = _whose(_parser().parse_args([]), is_fake=True)
     (shown,) = [text for kind, text in BLOCKS if not kind]
     assert _welcome(f"http://127.0.0.1:8000{prefix}", prefix, whose) == shown
+
+
+def test_the_patterns_match_what_the_table_says() -> None:
+    for row in rows("### Which models"):
+        (pattern,), matched, unmatched = (re.findall("`([^`]+)`", cell) for cell in row)
+        urls = pattern.partition("/")[0].endswith("fal.run") or "fal.ai" in pattern
+        globs = url_globs([pattern]) if urls else endpoint_globs([pattern])
+        assert all(globs.match(text if urls else f"/{text}") for text in matched)
+        assert not any(globs.match(text if urls else f"/{text}") for text in unmatched)
+
+
+def test_the_example_with_allowlists_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "allowed_endpoints" in text]
+    monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
+    monkeypatch.setenv("FAL_KEY", fal.key)
+    namespace: dict[str, Any] = {"app": lambda environ, start_response: None}
+    exec(code, namespace)
+    client = Client(namespace["app"])
+    for endpoint, status in (
+        ("fal-ai/flux/dev", 200),
+        ("fal-ai/kling-video/v2", 200),
+        ("fal-ai/veo3", 412),
+    ):
+        headers = {"x-fal-target-url": f"https://fal.run/{endpoint}"}
+        answer = client.post("/api/fal/proxy", json={"prompt": "x"}, headers=headers, buffered=True)
+        assert answer.status_code == status
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

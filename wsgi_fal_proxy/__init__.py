@@ -9,6 +9,7 @@ Wrap an application:
 and point fal's client at it: `fal.config({ proxyUrl: "/api/fal/proxy" })`.
 """
 
+from wsgi_fal_proxy.allowlist import STRICT_URLS
 from wsgi_fal_proxy.authorize import Allow, FalRequest, Refuse, allow_anyone
 from wsgi_fal_proxy.credentials import KeyFile
 from wsgi_fal_proxy.errors import FalProxyError
@@ -19,6 +20,7 @@ from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.version import __version__
 
 __all__ = [
+    "STRICT_URLS",
     "Allow",
     "CallRecord",
     "FalProxy",

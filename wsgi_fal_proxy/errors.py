@@ -143,6 +143,50 @@ class TargetHostNotAllowed(Refusal):
     default_detail = "The target's host is not under fal.ai or fal.run."
 
 
+class TargetNotAllowed(Refusal):
+    """The option `allowed_urls` does not name the target; what it names is not told."""
+
+    status = "412 Precondition Failed"
+    reason = "target_not_allowed"
+    default_detail = (
+        "This app does not let you call this URL: no pattern of the proxy's option allowed_urls"
+        " matches its host, path and query."
+    )
+
+
+class EndpointNotAllowed(Refusal):
+    """The option `allowed_endpoints` does not name what would be run; what it names is not told."""
+
+    status = "412 Precondition Failed"
+    reason = "endpoint_not_allowed"
+    default_detail = (
+        "This app does not let you run this: no pattern of the proxy's option allowed_endpoints"
+        " matches the endpoint, of which a subpath such as /stream is part."
+    )
+
+
+class TargetAmbiguous(Refusal):
+    """With an allowlist: the path may mean to fal another one than it says."""
+
+    status = "412 Precondition Failed"
+    reason = "target_ambiguous"
+    default_detail = (
+        "The path of the target is not plain: empty or dot segments, percent-encoding, semicolons"
+        " and the like are not taken here, as servers differ over what they mean."
+    )
+
+
+class BodyAmbiguous(Refusal):
+    """With `allowed_endpoints`: which apps the body asks for cannot be told beyond doubt."""
+
+    status = "412 Precondition Failed"
+    reason = "body_ambiguous"
+    default_detail = (
+        "The body must be what fal's own client sends to this URL: one JSON object of at most"
+        " 65,536 bytes, in UTF-8, with no other and no repeated key."
+    )
+
+
 class UnsupportedMediaType(Refusal):
     """Rule 4 of the formula."""
 

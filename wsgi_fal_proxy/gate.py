@@ -6,12 +6,14 @@ import logging
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from wsgi_fal_proxy.allowlist import Allowlist
 from wsgi_fal_proxy.authorize import FalRequest, allow_anyone, identity_of
 from wsgi_fal_proxy.operations import operation
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
+    from wsgi_fal_proxy.body import RequestBody
     from wsgi_fal_proxy.observer import Observation
     from wsgi_fal_proxy.settings import Settings
     from wsgi_fal_proxy.target import Target
@@ -23,7 +25,10 @@ class Gate:
     """What stands between an acceptable request and the owner's money.
 
     Args:
-        settings: Of which `authorize` counts here.
+        settings: Of which `authorize` and those of the allowlists count here.
+
+    Attributes:
+        allowlist: What narrows the formula's rule 3; None where all that is fal's is allowed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -31,11 +36,12 @@ class Gate:
         said = settings.authorize
         self._authorize = None if said is allow_anyone else said
         self._is_meant = said is not None
+        self.allowlist = Allowlist.of(settings)
 
     @property
     def is_open(self) -> bool:
         """Whether there is nothing to check, and nobody to ask."""
-        return self._authorize is None
+        return self._authorize is None and self.allowlist is None
 
     def warn_if_open(self) -> None:
         """Log that anyone may call, unless the owner has said so; once in a process."""
@@ -47,25 +53,29 @@ class Gate:
         environ: WSGIEnvironment,
         method: str,
         target: Target,
+        body: RequestBody,
         seen: Observation | None = None,
     ) -> str | None:
         """Give who the caller is, None for one that is not known by name.
 
         Args:
             environ: The WSGI environ.
-            method: Its method.
-            target: Where the request would go.
+            method: Of the request.
+            target: Where it would go; the allowlist has passed it.
+            body: Has been accepted, and not read.
             seen: Is told who it is, also where the request is then refused.
 
         Raises:
             Refusal: The request is not to be relayed.
         """
-        if self._authorize is None:
-            return None
-        request = FalRequest(environ, method, target, operation(method, target))
-        identity = identity_of(self._authorize, request)
-        if seen is not None:
-            seen.identity = identity
+        identity = None
+        if self._authorize is not None:
+            request = FalRequest(environ, method, target, operation(method, target))
+            identity = identity_of(self._authorize, request)
+            if seen is not None:
+                seen.identity = identity
+        if self.allowlist is not None:
+            self.allowlist.check_body(method, target, body)
         return identity
 
 

@@ -30,7 +30,8 @@ class Kind(Enum):
     TOKEN = "token"  # noqa: S105 - the operation's name
     """Ask for a token, by which the client runs the endpoints that the request's body names."""
     SESSION = "session"
-    """Open a WebRTC session with the endpoint that the request's body names."""
+    """Open a WebRTC session with the endpoint that the request's body names, or ask for the relay
+    servers that it needs."""
     SIGNAL = "signal"
     """Keep such a session up."""
     OTHER = "other"
@@ -61,11 +62,15 @@ class Operation:
 
 _RUN_HOSTS: Final = frozenset({"fal.run", "queue.fal.run"})
 _REST_HOSTS: Final = frozenset({"rest.fal.ai", "rest.alpha.fal.ai"})
+_SESSION_HOST: Final = "wma.fal.run"
 _SEGMENT: Final = r"[A-Za-z0-9_~][A-Za-z0-9_.~-]*"
-# The clients' own paths below owner and app: docs.fal.ai, "Queue API".
+_NAMESPACE: Final = "(?:workflows|comfy)/"
+# The clients' own paths below owner and app: docs.fal.ai, "Queue API". Below a namespace there is
+# one segment more: "/workflows/a/requests/b" would run the workflow "requests" of the owner "a".
+# Whether "/Workflows/" is one, too, is not known: below it nothing counts as free.
 _QUEUED: Final = re.compile(
-    rf"/(?P<endpoint>(?:(?:workflows|comfy)/)?{_SEGMENT}/{_SEGMENT})/requests/{_SEGMENT}"
-    r"(?P<ask>/status|/status/stream|/response|/cancel)?"
+    rf"/(?P<endpoint>(?:{_NAMESPACE}{_SEGMENT}|(?!(?i:{_NAMESPACE})){_SEGMENT})/{_SEGMENT})"
+    rf"/requests/{_SEGMENT}(?P<ask>/status|/status/stream|/response|/cancel)?"
 )
 _UPLOADS: Final = frozenset(
     {
@@ -74,8 +79,10 @@ _UPLOADS: Final = frozenset(
         "/storage/upload/complete-multipart",
     }
 )
+# These without a query, too: no client sends one, and what it would mean is not known.
 _TOKENS: Final = frozenset({"/tokens", "/tokens/"})
-_SIGNALS: Final = frozenset({"/ice", "/session/heartbeat"})
+_SESSIONS: Final = frozenset({"/ice", "/session"})
+_SIGNAL: Final = "/session/heartbeat"
 
 
 @lru_cache(maxsize=256)
@@ -83,31 +90,24 @@ def operation(method: str, target: Target) -> Operation:
     """Tell what a request asks of fal."""
     host, path = target.host, target.path
     if host == "queue.fal.run" and (queued := _QUEUED.fullmatch(path)):
-        if queued["ask"] == "/cancel":
-            if method == "PUT":
-                return Operation(Kind.CANCEL, queued["endpoint"])
-        elif method == "GET":
+        if method == "GET" and queued["ask"] != "/cancel":
             return Operation(Kind.POLL, queued["endpoint"])
+        if method == "PUT" and queued["ask"] == "/cancel":
+            return Operation(Kind.CANCEL, queued["endpoint"])
     if host in _RUN_HOSTS:
-        return Operation(Kind.RUN, path.strip("/") or None)
-    if host in _REST_HOSTS:
-        return _of_rest(method, path)
-    if host == "wma.fal.run":
-        return _of_wma(method, path)
-    return Operation(Kind.OTHER, None)
+        # A slash at the end, which a client may add, is not part of the endpoint's name.
+        return Operation(Kind.RUN, path[1:].removesuffix("/") or None)
+    return Operation(_of_service(host, target) if method == "POST" else Kind.OTHER, None)
 
 
-def _of_rest(method: str, path: str) -> Operation:
-    if method == "POST" and path in _UPLOADS:
-        return Operation(Kind.UPLOAD, None)
-    if method == "POST" and path in _TOKENS:
-        return Operation(Kind.TOKEN, None)
-    return Operation(Kind.OTHER, None)
-
-
-def _of_wma(method: str, path: str) -> Operation:
-    if path in _SIGNALS:
-        return Operation(Kind.SIGNAL, None)
-    if method == "POST" and path == "/session":
-        return Operation(Kind.SESSION, None)
-    return Operation(Kind.OTHER, None)
+def _of_service(host: str, target: Target) -> Kind:
+    """Tell what a POST asks of a host that runs no endpoint in its path."""
+    if host in _REST_HOSTS and target.path in _UPLOADS:
+        return Kind.UPLOAD
+    if host in _REST_HOSTS and target.request_target in _TOKENS:
+        return Kind.TOKEN
+    if host == _SESSION_HOST and target.request_target in _SESSIONS:
+        return Kind.SESSION
+    if host == _SESSION_HOST and target.request_target == _SIGNAL:
+        return Kind.SIGNAL
+    return Kind.OTHER

@@ -28,6 +28,7 @@ from wsgi_fal_proxy.headers import (
     environ_key,
     request_headers,
     response_headers,
+    without_unknown,
 )
 from wsgi_fal_proxy.observer import Observation
 from wsgi_fal_proxy.relaying import Content, Relaying
@@ -66,6 +67,16 @@ class FalProxy:
             authorize (callable or None): Decides who may call: it is given a `FalRequest`, and
                 returns `Allow`, perhaps with an identity, or `Refuse`. What it raises refuses.
                 It must not read the body. Default None: every caller is served.
+            allowed_urls (list of patterns or None): What may be called: host, path and query must
+                match one, as they will be sent. `*` stays within a segment, `**` crosses them, and
+                nothing else is special: `queue.fal.run/fal-ai/**`. `STRICT_URLS` is what fal's own
+                clients call. Default None, as an empty list: all of fal.ai and fal.run.
+            allowed_endpoints (list of patterns or None): What may be run: the endpoint, such as
+                `fal-ai/flux/dev`, must match one. Asking for a request's status or result,
+                cancelling it, and uploads are free; all else that names no endpoint is refused.
+                Tokens and WebRTC sessions are checked by what their bodies name, and unknown
+                `x-fal-*` headers are not sent. Default None, as an empty list: every endpoint.
+            report_only (bool): Log what these two would refuse, and relay it. Default False.
             cors_origins (list of origins): Other origins whose pages may use the proxy, such as
                 `https://app.example.com`; `localhost` among them stands for this machine, on any
                 port. Default none.
@@ -108,6 +119,7 @@ class FalProxy:
         self._gate = None if gate.is_open else gate
         self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self._observer = settings.observer
+        self._allowlist = gate.allowlist
         self._upstream = Upstream(settings)
         self._total_timeout = settings.total_timeout
         limit = settings.max_concurrent
@@ -161,13 +173,17 @@ class FalProxy:
         target = _accepted_target(method, environ.get(TARGET_HEADER))  # rules 1 to 3
         if relaying.seen is not None:
             relaying.seen.accepted(target)
+        if self._allowlist is not None:
+            self._allowlist.check_target(method, target)
         body.accept()  # rule 4
         if self._gate is not None:
-            self._gate.admit(environ, method, target, relaying.seen)
+            self._gate.admit(environ, method, target, body, relaying.seen)
         authorization = self._credentials.authorization(environ)  # rule 5
         headers = request_headers(
             environ, host=target.host, authorization=authorization, forwarded=self._forwarded
         )
+        if self._allowlist is not None and self._allowlist.narrows_headers:
+            headers = without_unknown(headers)
         relaying.begin(environ, method, target)
         # Rules 6 to 8: `_answer`.
         response = self._upstream.send(relaying.call, method, target, headers, body)

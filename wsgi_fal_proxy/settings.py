@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
 
 from wsgi_fal_proxy.cors import wrong_origin
+from wsgi_fal_proxy.globs import PatternInvalid, endpoint_globs, url_globs
 from wsgi_fal_proxy.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES, TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     import urllib3
 
@@ -47,6 +48,9 @@ class Options(TypedDict, total=False):
 
     key: str | KeySource | None
     authorize: Authorize | None
+    allowed_urls: Collection[str] | None
+    allowed_endpoints: Collection[str] | None
+    report_only: bool
     cors_origins: Collection[str]
     observer: Observer | None
     connect_timeout: float | None
@@ -64,6 +68,9 @@ class Settings:
 
     key: str | KeySource | None = field(default=None, repr=False)
     authorize: Authorize | None = None
+    allowed_urls: Collection[str] | None = None
+    allowed_endpoints: Collection[str] | None = None
+    report_only: bool = False
     cors_origins: Collection[str] = ()
     observer: Observer | None = None
     connect_timeout: float | None = 10.0
@@ -81,6 +88,9 @@ class Settings:
         if not (self.authorize is None or callable(self.authorize)):
             accepted = "a callable that is given a FalRequest, or None to serve every caller"
             raise SettingsError("authorize", self.authorize, accepted)
+        _check_patterns("allowed_urls", self.allowed_urls, url_globs)
+        _check_patterns("allowed_endpoints", self.allowed_endpoints, endpoint_globs)
+        _check_report_only(self)
         _check_origins(self.cors_origins)
         if not (self.observer is None or callable(self.observer)):
             raise SettingsError("observer", self.observer, "a callable, or None")
@@ -132,6 +142,31 @@ def refuse_unknown(
 
 def _is_key_text(key: object) -> bool:
     return isinstance(key, str) and bool(key.strip())
+
+
+def _check_patterns(
+    name: str, patterns: object, compiled: Callable[[Iterable[str]], object]
+) -> None:
+    if patterns is None:
+        return
+    if not isinstance(patterns, list | tuple | set | frozenset):
+        raise SettingsError(name, patterns, "a list of patterns, or None to allow all")
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise SettingsError(name, pattern, "each pattern is text")
+        try:
+            compiled([pattern])
+        except PatternInvalid as error:
+            raise SettingsError(name, pattern, error.accepted) from error
+
+
+def _check_report_only(settings: Settings) -> None:
+    name, value = "report_only", settings.report_only
+    if not isinstance(value, bool):
+        raise SettingsError(name, value, "True or False")
+    if value and not (settings.allowed_urls or settings.allowed_endpoints):
+        accepted = "there is nothing to report without allowed_urls or allowed_endpoints"
+        raise SettingsError(name, value, accepted)
 
 
 def _check_seconds(name: str, value: Any) -> None:
