@@ -10,6 +10,7 @@ import pytest
 import webtest
 
 from tests.network import NetworkGuard
+from tests.redis_server import RedisServer
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.testing import FakeFal
 
@@ -58,6 +59,15 @@ def fal(_shared_fal: FakeFal) -> FakeFal:
     """The fake fal over TLS, where nothing has arrived yet."""
     _shared_fal.requests.clear()
     return _shared_fal
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis server of the test's own, empty."""
+    if RedisServer.program is None:
+        pytest.skip("redis-server is not installed")  # pragma: no cover - .ci/run installs it
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture

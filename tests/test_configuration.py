@@ -16,6 +16,10 @@ _UP_TO: Final = "a number of seconds above 0, up to 1000000, or none for no limi
 _BYTES: Final = "a whole number of bytes, 0 or more"
 _PATH: Final = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
 _KEY: Final = "the key as text, a callable that returns it, or None for the environment"
+_LIMITS: Final = (
+    "such as '20/minute', '200/day' or, for all callers together, '1000/day global'; per second,"
+    " minute, hour or day, or several of these ('500/7 days')"
+)
 _NEVER: Final = "this header is never forwarded, or is the proxy's own to set"
 
 
@@ -38,6 +42,16 @@ def test_an_environment_that_says_nothing_sets_nothing() -> None:
         pytest.param("FAL_PROXY_READ_TIMEOUT", "None", "read_timeout", None, id="no-read"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "1024", "max_body_bytes", 1024, id="bytes"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "0", "max_body_bytes", 0, id="no-bytes"),
+        pytest.param(
+            "FAL_PROXY_LIMITS",
+            "20/minute, 1000/day global,",
+            "limits",
+            ["20/minute", "1000/day global"],
+            id="limits",
+        ),
+        pytest.param(
+            "FAL_PROXY_LIMITS_STORAGE", "redis://r/1", "limits_storage", "redis://r/1", id="storage"
+        ),
     ],
 )
 def test_a_variable_sets_its_option(
@@ -99,6 +113,14 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "٣٢", _BYTES, id="other-digits"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "none", _BYTES, id="no-limit-on-bytes"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "9" * 5_000, _BYTES, id="thousands-of-digits"),
+        pytest.param("FAL_PROXY_LIMITS", "20/minute,often", f"each must be {_LIMITS}", id="often"),
+        pytest.param("FAL_PROXY_LIMITS", "0/minute", f"each must be {_LIMITS}", id="none-at-all"),
+        pytest.param(
+            "FAL_PROXY_LIMITS",
+            "1/minute,2/minute",
+            "one limit for each window of time",
+            id="limit-twice",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_in_one_line(
@@ -147,8 +169,8 @@ def test_a_variable_like_no_other_is_refused_with_all_there_are(
 
     assert str(caught.value) == (
         "FAL_PROXY_SOMETHING_ELSE_ALTOGETHER='x' cannot be used: there is no such option; there is"
-        " FAL_PROXY_CONNECT_TIMEOUT, FAL_PROXY_MAX_BODY_BYTES, FAL_PROXY_PREFIX,"
-        " FAL_PROXY_READ_TIMEOUT"
+        " FAL_PROXY_CONNECT_TIMEOUT, FAL_PROXY_LIMITS, FAL_PROXY_LIMITS_STORAGE,"
+        " FAL_PROXY_MAX_BODY_BYTES, FAL_PROXY_PREFIX, FAL_PROXY_READ_TIMEOUT"
     )
 
 
@@ -223,6 +245,25 @@ def test_an_ini_option_is_read(option: str, text: str, value: object) -> None:
     assert options_from_ini({option: text}) == {option: value}
 
 
+def test_limits_stand_one_to_a_line_too() -> None:
+    assert options_from_ini({"limits": "\n20/minute\n1000/day global,\n"}) == {
+        "limits": ["20/minute", "1000/day global"]
+    }
+
+
+def test_a_storage_is_not_shown_since_it_may_hold_a_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAL_PROXY_LIMITS_STORAGE", "memcached://u:s3cret@host")
+
+    with pytest.raises(SettingsError) as caught:
+        options_from_environment()
+
+    assert str(caught.value).startswith(
+        "FAL_PROXY_LIMITS_STORAGE=<redacted> cannot be used: memory://, or redis://"
+    )
+
+
 def test_a_key_file_is_a_key() -> None:
     options = options_from_ini({"key_file": " /run/secrets/fal "})
 
@@ -277,7 +318,8 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
             "pool_manager",
             "x",
             "pool_manager='x' cannot be used: there is no such option; there is connect_timeout,"
-            " forward_headers, key, key_file, max_body_bytes, prefix, read_timeout",
+            " forward_headers, key, key_file, limits, limits_storage, max_body_bytes, prefix,"
+            " read_timeout",
             id="not-as-text",
         ),
     ],
@@ -295,6 +337,8 @@ _OPTIONS: Final = (
     "read_timeout",
     "max_body_bytes",
     "forward_headers",
+    "limits",
+    "limits_storage",
     "key",
     "key_file",
 )

@@ -12,6 +12,7 @@ import urllib3
 from tests.serving import ROOT, dialling, running, wait_for_port
 
 if TYPE_CHECKING:
+    from tests.redis_server import RedisServer
     from wsgi_fal_proxy.testing import FakeFal
 
 EXAMPLES = ROOT / "examples"
@@ -22,6 +23,7 @@ COMMANDS = {
     "bottle_app.py": ("examples/bottle_app.py",),
     "pyramid_app.py": ("examples/pyramid_app.py",),
     "gunicorn.conf.py": (*GUNICORN, "wsgi_fal_proxy.wsgi"),
+    "limits_redis.py": (*GUNICORN, "examples.limits_redis:app"),
 }
 BESIDE = {
     "plain_wsgi.py": ("/", b"Hello from plain WSGI\n"),
@@ -29,6 +31,7 @@ BESIDE = {
     "bottle_app.py": ("/", b"Hello from Bottle\n"),
     "pyramid_app.py": ("/", b"Hello from Pyramid\n"),
     "gunicorn.conf.py": ("/healthz", b'{"status": "ok"}'),
+    "limits_redis.py": ("/", b"Hello within limits\n"),
 }
 
 
@@ -43,11 +46,13 @@ def test_an_example_opens_with_what_it_leaves_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_example_relays_and_answers_for_itself(fal: FakeFal, name: str) -> None:
+def test_an_example_relays_and_answers_for_itself(
+    fal: FakeFal, redis: RedisServer, name: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, *COMMANDS[name]]
-    with running(command, {**dialling(fal), "PORT": str(port)}):
+    with running(command, {**dialling(fal), "PORT": str(port), "REDIS_URL": redis.uri}):
         wait_for_port(port)
         with urllib3.PoolManager() as http:
             url = f"http://127.0.0.1:{port}"

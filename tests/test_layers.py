@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 PACKAGE = "wsgi_fal_proxy"
 # Imports go from a higher level to a lower one, those for type checkers included.
 LEVELS = {
-    **dict.fromkeys(("errors", "environment", "version"), 0),
+    **dict.fromkeys(("errors", "environment", "globs", "rates", "version"), 0),
     **dict.fromkeys(("headers", "target", "body", "credentials", "client", "watcher"), 1),
-    **dict.fromkeys(("answers", "coding", "http1", "operations"), 2),
+    **dict.fromkeys(("answers", "coding", "counting", "http1", "operations"), 2),
     "authorize": 3,
     "settings": 4,
-    **dict.fromkeys(("gate", "upstream"), 5),
-    "relaying": 6,
+    **dict.fromkeys(("limiting", "upstream"), 5),
+    **dict.fromkeys(("gate", "relaying"), 6),
     "relay": 7,
     "middleware": 8,
     **dict.fromkeys(("configuration", "site"), 9),

@@ -211,8 +211,8 @@ def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
         pytest.param("max_body", "did you mean max_body_bytes?", id="shorter"),
         pytest.param(
             "zzz",
-            "there is connect_timeout, forward_headers, key, max_body_bytes, max_concurrent,"
-            " pool_manager,"
+            "there is authorize, connect_timeout, costs, forward_headers, key, limits,"
+            " limits_fail_open, limits_storage, max_body_bytes, max_concurrent, pool_manager,"
             " read_timeout, total_timeout",
             id="like-none",
         ),

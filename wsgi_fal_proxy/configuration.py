@@ -93,13 +93,23 @@ def _names(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
+def _limits(text: str) -> list[str]:
+    # Spaces are in limits: "1000/day global".
+    return [limit.strip() for limit in text.replace("\n", ",").split(",") if limit.strip()]
+
+
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "prefix": str,
     "connect_timeout": _seconds,
     "read_timeout": _seconds,
     "max_body_bytes": _bytes,
     "forward_headers": _names,
+    "limits": _limits,
+    "limits_storage": str,
     "key": str,
     "key_file": _key_file,
 }
-_IN_THE_ENVIRONMENT: Final = ("prefix", "connect_timeout", "read_timeout", "max_body_bytes")
+_IN_THE_ENVIRONMENT: Final = (
+    *("prefix", "connect_timeout", "read_timeout", "max_body_bytes"),
+    *("limits", "limits_storage"),
+)

@@ -22,6 +22,7 @@ from wsgi_fal_proxy.headers import (
     request_headers,
     response_headers,
 )
+from wsgi_fal_proxy.limiting import is_unbilled
 from wsgi_fal_proxy.relaying import Content, Relaying
 from wsgi_fal_proxy.settings import Options, Settings
 from wsgi_fal_proxy.target import Target
@@ -58,6 +59,18 @@ class FalProxy:
             authorize (callable or None): Decides who may call: it is given a `FalRequest`, and
                 returns `Allow`, perhaps with an identity, or `Refuse`. What it raises refuses.
                 It must not read the body. Default None: every caller is served.
+            limits (list of text): How much each caller may spend, such as `["20/minute", "200/day",
+                "1000/day global"]`: per second, minute, hour or day, or several of these (`"500/7
+                days"`). A caller is who `authorize` says, else a remote address; "global" is for
+                all callers together. It needs `pip install 'limits[redis]'`. Default none.
+            costs (dict of text to int, or None): What a call counts for, by globs over its
+                endpoint: `{"fal-ai/veo3/**": 20}`; where several match, the dearest. Default None,
+                1 for each.
+            limits_storage (text): Where it is counted: "memory://", the default, in each process
+                for itself; "redis://...", "rediss://..." or "redis+unix://..." for all processes
+                and machines together.
+            limits_fail_open (bool): Whether calls are relayed, uncounted, while that does not
+                answer. Default False: they are answered 503.
             connect_timeout (seconds or None): To connect, over all of the host's addresses and the
                 TLS handshake together. It does not bound the name lookup. With a pool_manager
                 given: for each address, and again for the handshake. Default 10. None waits for as
@@ -103,6 +116,7 @@ class FalProxy:
         except FalProxyError as error:
             relaying.log(error)
             relaying.end()
+            relaying.settle(billed=error.may_be_billed)
             body.discard()
             return own_answer(error, environ, start_response)
         except Exception:
@@ -130,7 +144,8 @@ class FalProxy:
         target = _accepted_target(method, environ.get(TARGET_HEADER))  # rules 1 to 3
         body.accept()  # rule 4
         if not self._gate.is_open:
-            self._gate.admit(environ, method, target)
+            identity = self._gate.admit(environ, method, target)
+            relaying.taken = self._gate.take(environ, method, target, identity)
         authorization = self._credentials.authorization(environ)  # rule 5
         headers = request_headers(
             environ, host=target.host, authorization=authorization, forwarded=self._forwarded
@@ -162,6 +177,8 @@ def _answer(
 ) -> Iterable[bytes]:
     """Pass fal's answer on: its status, its headers, and its content as it comes."""
     relaying.request_id = response.request_id
+    if relaying.taken is not None:
+        relaying.settle(billed=not is_unbilled(response.status))
     try:
         response.begin()
         coding = content_coding(response.fields) if response.has_content else None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
 
+from wsgi_fal_proxy import counting, rates
 from wsgi_fal_proxy.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES, TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Sequence
 
     import urllib3
 
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
 _SHOWN_LENGTH: Final = 16
 # Eleven days. A socket cannot wait for longer than 2^31 milliseconds.
 _MAX_SECONDS: Final = 1_000_000
-# An option by such a name, known or not, may have been given the key.
-_SECRET_NAME: Final = re.compile("key|secret|token|password|credential|auth", re.IGNORECASE)
+# An option by such a name, known or not, may have been given the key, or a store's password.
+_SECRET_NAME: Final = re.compile("key|secret|token|password|credential|auth|storage", re.IGNORECASE)
+# Segments of an endpoint's name, or stars.
+_ENDPOINT_GLOB: Final = re.compile(r"[A-Za-z0-9_.~*-]+(?:/[A-Za-z0-9_.~*-]+)*")
 
 
 class SettingsError(ValueError):
@@ -45,6 +49,10 @@ class Options(TypedDict, total=False):
 
     key: str | KeySource | None
     authorize: Authorize | None
+    limits: Sequence[str]
+    costs: Mapping[str, int] | None
+    limits_storage: str
+    limits_fail_open: bool
     connect_timeout: float | None
     read_timeout: float | None
     total_timeout: float | None
@@ -60,6 +68,10 @@ class Settings:
 
     key: str | KeySource | None = field(default=None, repr=False)
     authorize: Authorize | None = None
+    limits: Sequence[str] = ()
+    costs: Mapping[str, int] | None = None
+    limits_storage: str = field(default="memory://", repr=False)
+    limits_fail_open: bool = False
     connect_timeout: float | None = 10.0
     read_timeout: float | None = 300.0
     total_timeout: float | None = None
@@ -75,6 +87,9 @@ class Settings:
         if not (self.authorize is None or callable(self.authorize)):
             accepted = "a callable that is given a FalRequest, or None to serve every caller"
             raise SettingsError("authorize", self.authorize, accepted)
+        _check_costs(self.costs, _checked_limits(self.limits))
+        _check_storage(self.limits_storage)
+        _check_bool("limits_fail_open", self.limits_fail_open)
         _check_seconds("connect_timeout", self.connect_timeout)
         _check_seconds("read_timeout", self.read_timeout)
         _check_seconds("total_timeout", self.total_timeout)
@@ -159,3 +174,57 @@ def _check_forwarded(names: object) -> None:
         if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
             accepted = "this header is never forwarded, or is the proxy's own to set"
             raise SettingsError(option, name, accepted)
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise SettingsError(name, value, "True or False")
+
+
+_INSTALL: Final = "this needs more libraries: pip install 'limits[redis]'"
+
+
+def _checked_limits(texts: object) -> list[rates.Limit]:
+    if not isinstance(texts, list | tuple):
+        raise SettingsError("limits", texts, f"a list of limits, {rates.ACCEPTED}")
+    limits: list[rates.Limit] = []
+    for text in texts:
+        try:
+            limit = rates.limit(text)
+        except ImportError as error:
+            raise SettingsError("limits", text, _INSTALL) from error
+        except (ValueError, AttributeError) as error:
+            raise SettingsError("limits", text, f"each must be {rates.ACCEPTED}") from error
+        if any((limit.seconds, limit.is_global) == (a.seconds, a.is_global) for a in limits):
+            raise SettingsError("limits", text, "one limit for each window of time")
+        limits.append(limit)
+    return limits
+
+
+def _check_costs(costs: object, limits: list[rates.Limit]) -> None:
+    if costs is None:
+        return
+    if not isinstance(costs, Mapping):
+        accepted = "globs and what their calls count for, such as {'fal-ai/veo3/**': 20}, or None"
+        raise SettingsError("costs", costs, accepted)
+    if costs and not limits:
+        raise SettingsError("costs", costs, "what calls count for needs limits: set limits, too")
+    for glob, cost in costs.items():
+        if not isinstance(glob, str) or not _ENDPOINT_GLOB.fullmatch(glob):
+            accepted = "each must be a glob over endpoints, such as 'fal-ai/veo3/**'"
+            raise SettingsError("costs", glob, accepted)
+        if not isinstance(cost, int) or isinstance(cost, bool) or cost < 1:
+            raise SettingsError("costs", cost, "each must be a whole number, 1 or more")
+        for limit in limits:
+            if cost > limit.amount:
+                accepted = f"none may be over a limit, or no such call is ever made: {limit.text}"
+                raise SettingsError("costs", cost, accepted)
+
+
+def _check_storage(uri: Any) -> None:
+    try:
+        counting.store(uri)
+    except ImportError as error:
+        raise SettingsError("limits_storage", uri, _INSTALL) from error
+    except (ValueError, AttributeError) as error:
+        raise SettingsError("limits_storage", uri, counting.ACCEPTED) from error
