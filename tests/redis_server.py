@@ -63,3 +63,8 @@ class RedisServer:
             process, self._process = self._process, None
             process.terminate()
             process.communicate(timeout=WAIT_SECONDS)
+
+    def kept(self) -> bytes:
+        """Give all that it has written to disk, as it came."""
+        log = Path(self._directory.name, "appendonlydir")
+        return b"".join(file.read_bytes() for file in sorted(log.iterdir()))

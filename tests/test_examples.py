@@ -12,7 +12,6 @@ import urllib3
 from tests.serving import ROOT, dialling, running, wait_for_port
 
 if TYPE_CHECKING:
-    from tests.redis_server import RedisServer
     from wsgi_fal_proxy.testing import FakeFal
 
 EXAMPLES = ROOT / "examples"
@@ -47,12 +46,15 @@ def test_an_example_opens_with_what_it_leaves_out(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_example_relays_and_answers_for_itself(
-    fal: FakeFal, redis: RedisServer, name: str
+    fal: FakeFal, request: pytest.FixtureRequest, name: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    environment = {**dialling(fal), "PORT": str(port)}
+    if name == "limits_redis.py":
+        environment["REDIS_URL"] = request.getfixturevalue("redis").uri
     command = [sys.executable, *COMMANDS[name]]
-    with running(command, {**dialling(fal), "PORT": str(port), "REDIS_URL": redis.uri}):
+    with running(command, environment):
         wait_for_port(port)
         with urllib3.PoolManager() as http:
             url = f"http://127.0.0.1:{port}"

@@ -204,7 +204,6 @@ class InternalError(FalProxyError):
 
     status = "500 Internal Server Error"
     reason = "internal_error"
-    may_be_billed = True
     default_detail = "The fal proxy failed; its server's log says more."
 
 
@@ -257,7 +256,6 @@ class UpstreamCodingUnsupported(GatewayError):
 
     status = "502 Bad Gateway"
     reason = "upstream_coding_unsupported"
-    may_be_billed = True
     default_detail = "The target's answer is in a content coding that the proxy did not ask for."
 
 
@@ -314,5 +312,4 @@ class Truncated(GatewayError):
 
     status = "502 Bad Gateway"
     reason = "truncated"
-    may_be_billed = True
     default_detail = "The target's answer broke off."
