@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis as redis_client
 
+from tests.raw_server import Connection, RawServer
 from wsgi_fal_proxy.counting import Counted, MemoryStore, RedisStore, Store, StoreFailed, store
 from wsgi_fal_proxy.rates import limit
 
@@ -86,6 +89,16 @@ def test_what_is_given_back_can_be_taken_again(counts: Store) -> None:
     assert counts.take(LIMITS, ALICE, 100).give_back is not None
 
 
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take turns as often as they can, so that what is not one step falls apart."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("hasty_threads")
 def test_64_threads_take_and_give_back_exactly(counts: Store) -> None:
     def call(number: int) -> bool:
         counted = counts.take(LIMITS, ALICE, 1)
@@ -203,9 +216,7 @@ def test_a_redis_that_is_gone_fails_and_one_that_is_back_answers(redis: RedisSer
     assert taken(counts, ALICE) == [5, 5]
 
 
-def test_a_redis_that_hangs_fails_in_time_and_what_it_was_sent_is_not_sent_again(
-    redis: RedisServer,
-) -> None:
+def test_a_redis_that_hangs_fails_in_time(redis: RedisServer) -> None:
     counts = RedisStore(redis.uri)
     counts.take(LIMITS, ALICE, 5)
     os.kill(redis.pid, signal.SIGSTOP)
@@ -214,6 +225,27 @@ def test_a_redis_that_hangs_fails_in_time_and_what_it_was_sent_is_not_sent_again
     os.kill(redis.pid, signal.SIGCONT)
     assert isinstance(caught.value.__cause__, redis_client.TimeoutError)
     assert taken(counts, ALICE) in ([5, 5], [6, 6])
+
+
+def test_what_may_have_been_taken_is_not_taken_again_when_the_answer_is_lost(
+    redis: RedisServer,
+) -> None:
+    RedisStore(redis.uri).take(LIMITS, ALICE, 5)
+
+    def script(connection: Connection) -> None:
+        """Pass on what comes and what is answered, but for the answer to a script."""
+        with socket.socket(socket.AF_UNIX) as upstream:
+            upstream.connect(redis.uri.removeprefix("redis+unix://"))
+            while data := connection.sock.recv(65_536):
+                upstream.sendall(data)
+                reply = upstream.recv(65_536)
+                if b"EVALSHA" in data:
+                    break
+                connection.send(reply)
+
+    with RawServer(script, tls=False) as between, pytest.raises(StoreFailed):
+        RedisStore(f"redis://127.0.0.1:{between.port}").take(LIMITS, ALICE, 1)
+    assert taken(RedisStore(redis.uri), ALICE) == [6, 6]
 
 
 @pytest.mark.parametrize(

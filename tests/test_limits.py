@@ -505,6 +505,11 @@ def test_authorize_comes_before_and_the_key_after(fal: FakeFal) -> None:
     assert calls == ["unauthenticated", "forbidden", "200", "limit_exceeded", "200"]
 
 
+def test_without_limits_nothing_is_counted(fal: FakeFal) -> None:
+    proxy = limited(fal, authorize=lambda _: Allow("a"))
+    assert [call(proxy) for _ in range(3)] == ["200"] * 3
+
+
 def test_64_threads_get_no_more_than_the_limit_out_of_one_process(fal: FakeFal) -> None:
     proxy = limited(fal, "100/day")
     with ThreadPoolExecutor(64) as threads:

@@ -229,8 +229,7 @@ class _Outage:
 
     def ends(self) -> None:
         """Say that the store answers, unless that is known."""
-        if self._lasts:
-            with self._lock:
-                lasted, self._lasts = self._lasts, False
-            if lasted:
-                _logger.warning("The store of the limits answers again.")
+        with self._lock:
+            lasted, self._lasts = self._lasts, False
+        if lasted:
+            _logger.warning("The store of the limits answers again.")
