@@ -18,8 +18,9 @@ from tests.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.serving import ROOT
 from tests.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, Refuse, SettingsError
+from wsgi_fal_proxy.counting import StoreFailed
 from wsgi_fal_proxy.errors import LimitExceeded
-from wsgi_fal_proxy.limiting import _duration, _exceeded, _Prices, caller, is_unbilled
+from wsgi_fal_proxy.limiting import _duration, _exceeded, _Outage, _Prices, caller, is_unbilled
 from wsgi_fal_proxy.rates import limit
 
 if TYPE_CHECKING:
@@ -566,6 +567,21 @@ def test_what_cannot_be_given_back_stays_taken(
     assert call(proxy) == "limit_exceeded"
     assert caplog.messages[0].startswith("key_missing")
     assert caplog.messages[1].startswith("limits_unavailable")
+
+
+def test_a_late_answer_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    outage, failure = _Outage("refused"), StoreFailed()
+    early = outage.number
+    outage.begins(outage.number, failure)
+    # Two that had asked before the store failed: one has its answer, one has none.
+    outage.ends(early)
+    outage.begins(early, failure)
+    late = outage.number
+    outage.ends(outage.number)
+    # Two that had asked while it did.
+    outage.begins(late, failure)
+    outage.ends(late)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
 def test_a_password_of_the_store_is_not_logged(

@@ -88,24 +88,26 @@ class Limiter:
         cost = self._price.of(operation.endpoint)
         name = caller(identity, environ.get("REMOTE_ADDR") or "")
         callers = [_EVERYBODY if one.is_global else name for one in self._limits]
+        number = self._outage.number
         try:
             counted = self._store.take(self._limits, callers, cost)
         except StoreFailed as error:
-            self._outage.begins(error)
+            self._outage.begins(number, error)
             if self._fail_open:
                 return None
             raise LimitsUnavailable from error
-        self._outage.ends()
+        self._outage.ends(number)
         if counted.give_back is None:
             raise self._exceeded(counted, cost)
         return self._guarded(counted.give_back)
 
     def _guarded(self, give_back: GiveBack) -> GiveBack:
         def guarded() -> None:
+            number = self._outage.number
             try:
                 give_back()
             except StoreFailed as error:
-                self._outage.begins(error)
+                self._outage.begins(number, error)
 
         return guarded
 
@@ -211,13 +213,13 @@ class _Outage:
     def __init__(self, fate: str) -> None:
         self._fate = fate
         self._lock = allocate_lock()
-        self._lasts = False
+        self.number = 0
+        """Odd while the store fails; one more with each change. For who begins to ask the store:
+        the answer is news only if nothing else has changed since."""
 
-    def begins(self, error: StoreFailed) -> None:
-        """Say that the store does not answer, unless that is known."""
-        with self._lock:
-            known, self._lasts = self._lasts, True
-        if not known:
+    def begins(self, number: int, error: StoreFailed) -> None:
+        """Say that the store fails, unless that is known."""
+        if self._changes(number, lasts=False):
             cause = error.__cause__
             _logger.error(
                 "limits_unavailable: the store of the limits failed; calls are %s until it answers,"
@@ -227,9 +229,15 @@ class _Outage:
                 cause,
             )
 
-    def ends(self) -> None:
+    def ends(self, number: int) -> None:
         """Say that the store answers, unless that is known."""
-        with self._lock:
-            lasted, self._lasts = self._lasts, False
-        if lasted:
+        if self._changes(number, lasts=True):
             _logger.warning("The store of the limits answers again.")
+
+    def _changes(self, number: int, *, lasts: bool) -> bool:
+        if bool(number % 2) is not lasts:
+            return False
+        with self._lock:
+            is_news = self.number == number
+            self.number += is_news
+        return is_news
