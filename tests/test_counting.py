@@ -6,13 +6,14 @@ import os
 import signal
 import socket
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis as redis_client
 
-from tests.raw_server import Connection, RawServer
+from tests.raw_server import WAIT_SECONDS, Connection, RawServer
 from wsgi_fal_proxy.counting import Counted, MemoryStore, RedisStore, Store, StoreFailed, store
 from wsgi_fal_proxy.rates import limit
 
@@ -89,16 +90,6 @@ def test_what_is_given_back_can_be_taken_again(counts: Store) -> None:
     assert counts.take(LIMITS, ALICE, 100).give_back is not None
 
 
-@pytest.fixture
-def hasty_threads() -> Iterator[None]:
-    """Threads take turns as often as they can, so that what is not one step falls apart."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.mark.usefixtures("hasty_threads")
 def test_64_threads_take_and_give_back_exactly(counts: Store) -> None:
     def call(number: int) -> bool:
         counted = counts.take(LIMITS, ALICE, 1)
@@ -114,12 +105,15 @@ def test_64_threads_take_and_give_back_exactly(counts: Store) -> None:
     assert taken(counts, ALICE) == [100, 100]
 
 
-@pytest.mark.usefixtures("hasty_threads")
 def test_in_memory_no_call_of_many_is_lost_nor_given_back_twice() -> None:
     counts, many = MemoryStore(), [limit("16000/day")]
+    interval = sys.getswitchinterval()
+    # Once all have begun, they take turns as often as they can: what is not one step falls apart.
+    all_begun = threading.Barrier(64, lambda: sys.setswitchinterval(1e-6), WAIT_SECONDS)
 
     def calls(_: int) -> int:
         kept = 0
+        all_begun.wait()
         for number in range(500):
             counted = counts.take(many, ["alice"], 1)
             if counted.give_back is not None and number % 2:
@@ -128,8 +122,11 @@ def test_in_memory_no_call_of_many_is_lost_nor_given_back_twice() -> None:
                 kept += 1
         return kept
 
-    with ThreadPoolExecutor(64) as threads:
-        kept = sum(threads.map(calls, range(64)))
+    try:
+        with ThreadPoolExecutor(64) as threads:
+            kept = sum(threads.map(calls, range(64)))
+    finally:
+        sys.setswitchinterval(interval)
     assert counts.take(many, ["alice"], 16_000 - kept).give_back is not None
     assert counts.take(many, ["alice"], 1).taken == [16_000]
 
