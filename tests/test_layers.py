@@ -24,7 +24,7 @@ LEVELS = {
     **dict.fromkeys(("configuration", "site"), 7),
 }
 # What users import and start: above all levels.
-ENTRY_POINTS = frozenset({"__init__", "__main__", "paste", "wsgi"})
+ENTRY_POINTS = frozenset({"__init__", "__main__", "django", "paste", "pyramid", "wsgi"})
 
 # Only the modules at the top: the fake fal in `testing` is a package of its own.
 TREES = {
