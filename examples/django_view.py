@@ -10,19 +10,17 @@ user may call. Put no GZipMiddleware around the view: it holds events back.
 
 import os
 import secrets
-from collections.abc import Callable
-from functools import wraps
 
 from django.conf import settings
 from django.contrib import auth
 from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
 from werkzeug.serving import run_simple
 
-from wsgi_fal_proxy.django import fal_view
+from wsgi_fal_proxy.django import fal_view, signed_in
 
 settings.configure(
     ALLOWED_HOSTS=["127.0.0.1", "localhost"],
@@ -48,19 +46,6 @@ settings.configure(
 application = get_wsgi_application()
 
 
-def signed_in(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Answer 401 to who is not, where `login_required` would send fal's client to a page."""
-
-    @wraps(view)
-    def guarded(request: HttpRequest, **captured: object) -> HttpResponse:
-        if request.user.is_authenticated:
-            return view(request, **captured)
-        message = "Sign in to make pictures."
-        return JsonResponse({"detail": message, "message": message}, status=401)
-
-    return guarded
-
-
 @csrf_exempt  # for the sake of curl; a page's form sends the token
 def sign_in(request: HttpRequest) -> HttpResponse:
     """Begin a session."""
@@ -82,7 +67,7 @@ def hello(request: HttpRequest) -> HttpResponse:
 urlpatterns = [
     path("", hello),
     path("login", sign_in),
-    path("api/fal/proxy", signed_in(fal_view())),
+    path("api/fal/proxy", fal_view(authorize=signed_in)),
 ]
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import webtest
 from tests.network import NetworkGuard
 from tests.serving import JS
 from wsgi_fal_proxy import FalProxy
+from wsgi_fal_proxy.gate import _warn_that_anyone_may_call
 from wsgi_fal_proxy.testing import FakeFal
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ _unset = [os.environ.pop(name) for name in list(os.environ) if name.startswith("
 
 _guard = NetworkGuard()
 sys.addaudithook(_guard.audit)
+
+# Once in a process: not in whichever test is the first to make a proxy.
+_warn_that_anyone_may_call()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -16,11 +16,13 @@ from django.urls import path
 
 from tests.raw_server import RawServer, answering
 from wsgi_fal_proxy import SettingsError
-from wsgi_fal_proxy.django import fal_view
+from wsgi_fal_proxy.django import fal_view, signed_in
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from wsgi_fal_proxy import CallRecord
     from wsgi_fal_proxy.testing import FakeFal
 
 TO_FAL = {"x-fal-target-url": "https://fal.run/fal-ai/flux/dev"}
@@ -30,6 +32,27 @@ class Urls:
     """Stands for a module of URL patterns."""
 
     urlpatterns: list[Any] = []  # noqa: RUF012 - Django's own name, set by each test
+
+
+class User:
+    """Stands for a user of Django's."""
+
+    def __init__(self, pk: int | None) -> None:
+        self.pk = pk
+        self.is_authenticated = pk is not None
+
+
+class Users:
+    """Stands for AuthenticationMiddleware."""
+
+    user: object = None
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        request.user = self.user
+        return self._get_response(request)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,6 +67,7 @@ def _django() -> None:
             }
         },
         MIDDLEWARE=[
+            f"{__name__}.Users",
             "django.middleware.csrf.CsrfViewMiddleware",
             "django.middleware.common.CommonMiddleware",
         ],
@@ -94,6 +118,23 @@ def test_headers_that_are_repeated_are_kept(tmp_path: Path) -> None:
     assert answer.headers.getall("Vary") == ["a, b"]
     cookies = answer.headers.getall("Set-Cookie")
     assert [cookie.strip() for cookie in cookies] == ["a=1; Path=/; Secure", "b=2"]
+
+
+@pytest.mark.parametrize(
+    ("user", "status", "identity"),
+    [(User(7), 500, "7"), (User(None), 401, None)],
+    ids=["user", "stranger"],
+)
+def test_who_is_signed_in_is_served(user: object, status: int, identity: str | None) -> None:
+    records: list[CallRecord] = []
+    app = app_of(authorize=signed_in, observer=records.append)
+    Users.user = user
+
+    answer = app.get("/fal", headers=TO_FAL, status=status)
+
+    # There is no key: it would have been relayed.
+    assert answer.json["reason"] == ("key_missing" if identity else "unauthenticated")
+    assert [record.identity for record in records] == [identity]
 
 
 def test_an_option_that_cannot_be_used_is_refused() -> None:

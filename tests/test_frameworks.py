@@ -63,7 +63,7 @@ def test_who_is_not_signed_in_is_answered_401_and_fal_is_not_called(
         strangers = [{}, {"Cookie": "sessionid=x; auth_tkt=x; user=x", "X-Front-End-Token": "x"}]
         refused = [call(http, url, **headers) for headers in strangers]
         assert [answer.status for answer in refused] == [401, 401]
-        assert {answer.json()["message"] for answer in refused} == {"Sign in to make pictures."}
+        assert all(answer.json()["message"].startswith("Sign in") for answer in refused)
         assert fal.requests == []
         assert b"Hello from" in http.request("GET", served.url).data
 

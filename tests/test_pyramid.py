@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pyramid.request import Request
 
+    from wsgi_fal_proxy import CallRecord
     from wsgi_fal_proxy.testing import FakeFal
 
 TO_FAL = {"x-fal-target-url": "https://fal.run/fal-ai/flux/dev"}
@@ -25,14 +26,22 @@ TO_FAL = {"x-fal-target-url": "https://fal.run/fal-ai/flux/dev"}
 class OnlyWith:
     """Permits whoever says in a header that they may do it."""
 
+    def __init__(self, user: object = None) -> None:
+        self._user = user
+
+    def authenticated_userid(self, request: Request) -> object:
+        return self._user
+
     def permits(self, request: Request, context: object, permission: str) -> Allowed | Denied:
         given = request.headers.get("X-May") == permission
         return Allowed("said so") if given else Denied("did not say so")
 
 
-def app_of(settings: dict[str, Any], *, route_prefix: str | None = None) -> webtest.TestApp:
+def app_of(
+    settings: dict[str, Any], *, route_prefix: str | None = None, policy: OnlyWith | None = None
+) -> webtest.TestApp:
     with Configurator(settings=settings) as config:
-        config.set_security_policy(OnlyWith())
+        config.set_security_policy(policy or OnlyWith())
         config.set_default_csrf_options(require_csrf=True)
         config.include("wsgi_fal_proxy.pyramid", route_prefix=route_prefix)
         config.add_notfound_view(lambda request: Response("of the app", status=404))
@@ -70,6 +79,19 @@ def test_the_permission_is_asked_for(fal: FakeFal) -> None:
     assert fal.requests == []
     headers = {**TO_FAL, "X-May": "spend"}
     app.post_json("/api/fal/proxy", {"prompt": "a fox"}, headers=headers, status=200)
+
+
+@pytest.mark.parametrize(("user", "identity"), [("ada", "ada"), (7, "7"), (None, None)])
+def test_the_user_is_the_identity(user: object, identity: str | None) -> None:
+    records: list[CallRecord] = []
+    app = app_of(
+        {"fal_proxy.permission": "spend", "fal_proxy.observer": records.append},
+        policy=OnlyWith(user),
+    )
+
+    app.get("/api/fal/proxy", headers={**TO_FAL, "X-May": "spend"}, status=500)
+
+    assert [record.identity for record in records] == [identity]
 
 
 def test_text_is_read_as_in_an_ini_file(tmp_path: Path) -> None:

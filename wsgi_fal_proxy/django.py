@@ -1,15 +1,15 @@
 """The relay as a Django view, behind what Django does around a view: sessions, users, decorators.
 
-    from wsgi_fal_proxy.django import fal_view
+    from wsgi_fal_proxy.django import fal_view, signed_in
 
-    urlpatterns = [path("api/fal/proxy", signed_in(fal_view()))]
+    urlpatterns = [path("api/fal/proxy", fal_view(authorize=signed_in))]
 
 To answer in front of Django instead, wrap its application: see `FalProxyMiddleware`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Final, Unpack
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIRequest
@@ -18,12 +18,15 @@ from django.http import HttpRequest, StreamingHttpResponse
 from django.views.decorators.csrf import csrf_exempt
 from werkzeug.test import run_wsgi_app
 
+from wsgi_fal_proxy.authorize import Allow, FalRequest, Refuse
 from wsgi_fal_proxy.relay import FalProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from wsgi_fal_proxy.settings import Options
+
+_REQUEST: Final = "wsgi_fal_proxy.django.request"
 
 
 def fal_view(**options: Unpack[Options]) -> Callable[..., StreamingHttpResponse]:
@@ -55,11 +58,29 @@ def fal_view(**options: Unpack[Options]) -> Callable[..., StreamingHttpResponse]
                 "serve fal's path by a process of its own, such as gunicorn wsgi_fal_proxy.wsgi"
             )
         # Of a WSGIRequest, META is the WSGI environ itself.
-        content, status, headers = run_wsgi_app(proxy, request.META)
+        environ = {**request.META, _REQUEST: request}
+        content, status, headers = run_wsgi_app(proxy, environ)
         return _response(content, status, headers)
 
     exempt: Callable[..., StreamingHttpResponse] = csrf_exempt(non_atomic_requests(view))
     return exempt
+
+
+def django_request(request: FalRequest) -> HttpRequest:
+    """Give Django's request, in an `authorize` of yours that serves a `fal_view`."""
+    of_django: HttpRequest = request.environ[_REQUEST]
+    return of_django
+
+
+def signed_in(request: FalRequest) -> Allow | Refuse:
+    """Serve Django's users: a value for the option `authorize` of `fal_view`.
+
+    The identity is the user's primary key. Who is not signed in is answered 401, where
+    `login_required` would send fal's client to a page. It needs
+    `django.contrib.auth.middleware.AuthenticationMiddleware`.
+    """
+    user = django_request(request).user
+    return Allow(identity=str(user.pk)) if user.is_authenticated else Refuse(401, "Sign in first.")
 
 
 def _response(

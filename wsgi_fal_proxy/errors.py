@@ -35,6 +35,32 @@ class Refusal(FalProxyError):
     """The request is not one that may be relayed; fal has not acted on it."""
 
 
+class Unauthenticated(Refusal):
+    """The option `authorize` said 401; RFC 9110 section 15.5.2 asks for a challenge."""
+
+    status = "401 Unauthorized"
+    reason = "unauthenticated"
+    # Of the registered schemes the one that no browser asks a password for.
+    headers = (("WWW-Authenticate", "Bearer"),)
+    default_detail = "This app wants to know who you are: sign in, and try again."
+
+
+class Forbidden(Refusal):
+    """The option `authorize` said 403."""
+
+    status = "403 Forbidden"
+    reason = "forbidden"
+    default_detail = "This app does not let you make this call."
+
+
+class AuthorizeFailed(Refusal):
+    """The option `authorize` raised, or gave no answer that it may give."""
+
+    status = "403 Forbidden"
+    reason = "authorize_failed"
+    default_detail = "This app could not tell whether you may make this call."
+
+
 class MethodNotAllowed(Refusal):
     """Rule 2 of the formula; RFC 9110 section 15.5.6 asks for `Allow`."""
 
@@ -115,6 +141,50 @@ class TargetHostNotAllowed(Refusal):
     status = "412 Precondition Failed"
     reason = "target_host_not_allowed"
     default_detail = "The target's host is not under fal.ai or fal.run."
+
+
+class TargetNotAllowed(Refusal):
+    """The option `allowed_urls` does not name the target; what it names is not told."""
+
+    status = "412 Precondition Failed"
+    reason = "target_not_allowed"
+    default_detail = (
+        "This app does not let you call this URL: no pattern of the proxy's option allowed_urls"
+        " matches its host, path and query."
+    )
+
+
+class EndpointNotAllowed(Refusal):
+    """The option `allowed_endpoints` does not name what would be run; what it names is not told."""
+
+    status = "412 Precondition Failed"
+    reason = "endpoint_not_allowed"
+    default_detail = (
+        "This app does not let you run this: no pattern of the proxy's option allowed_endpoints"
+        " matches the endpoint, of which a subpath such as /stream is part."
+    )
+
+
+class TargetAmbiguous(Refusal):
+    """With an allowlist: the path may mean to fal another one than it says."""
+
+    status = "412 Precondition Failed"
+    reason = "target_ambiguous"
+    default_detail = (
+        "The path of the target is not plain: empty or dot segments, percent-encoding, semicolons"
+        " and the like are not taken here, as servers differ over what they mean."
+    )
+
+
+class BodyAmbiguous(Refusal):
+    """With `allowed_endpoints`: which apps the body asks for cannot be told beyond doubt."""
+
+    status = "412 Precondition Failed"
+    reason = "body_ambiguous"
+    default_detail = (
+        "The body must be what fal's own client sends to this URL: one JSON object of at most"
+        " 65,536 bytes, in UTF-8, with no other and no repeated key."
+    )
 
 
 class UnsupportedMediaType(Refusal):

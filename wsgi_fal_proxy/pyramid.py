@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_fal_proxy.authorize import Allow, FalRequest
 from wsgi_fal_proxy.configuration import options_from_ini
 from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, path_prefix
 from wsgi_fal_proxy.relay import FalProxy
@@ -26,6 +27,7 @@ ROUTE_NAME: Final = "fal_proxy"
 """The name of the route, for `request.route_path`."""
 
 _SETTINGS: Final = "fal_proxy."
+_USER: Final = "wsgi_fal_proxy.pyramid.authenticated_userid"
 
 
 def includeme(config: Configurator) -> None:
@@ -35,7 +37,8 @@ def includeme(config: Configurator) -> None:
         config: The application's. Its settings `fal_proxy.*` are the options of
             `FalProxyMiddleware`: text is read as in an ini file, anything else is taken as it is.
             `fal_proxy.permission` is the permission that the view asks for; without it, the
-            application's default permission, if it has one.
+            application's default permission, if it has one. With it, and without an
+            `fal_proxy.authorize` of yours, the identity is `request.authenticated_userid`.
 
     Raises:
         SettingsError: An option is unknown, or its value cannot be used.
@@ -52,12 +55,21 @@ def includeme(config: Configurator) -> None:
     options.pop("key_file", None)  # it has become the option `key`
     prefix = options.pop("prefix", DEFAULT_PREFIX)
     path_prefix(prefix)
+    if permission is not None:
+        options.setdefault("authorize", _permitted)
     proxy = FalProxy(**options)
 
     def relay(request: Request) -> Response:
+        request.environ[_USER] = request.authenticated_userid
         return request.get_response(proxy)
 
     # What is the middleware's: the prefix itself, and what is below it at a "/".
     config.add_route(ROUTE_NAME, prefix + "{below:(/.*)?}")
     # fal's client sends no CSRF token; nor can a form on another site send the header that it does.
     config.add_view(relay, route_name=ROUTE_NAME, permission=permission, require_csrf=False)
+
+
+def _permitted(request: FalRequest) -> Allow:
+    """Serve whom Pyramid has let through."""
+    user = request.environ[_USER]
+    return Allow(identity=None if user is None else str(user))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import threading
     from wsgiref.types import WSGIEnvironment
 
+    from wsgi_fal_proxy.observer import Observation
     from wsgi_fal_proxy.target import Target
     from wsgi_fal_proxy.upstream import UpstreamResponse
 
@@ -28,15 +29,31 @@ class Relaying:
     Args:
         slots: One is taken for each request that is being relayed; None for no limit.
         total_timeout: The option.
+
+    Attributes:
+        call: By which it can be broken off.
+        request_id: The id that fal gave the request, where it told.
+        seen: What the observer will be told; None without one.
     """
 
-    __slots__ = ("_fd", "_method", "_on_gone", "_slots", "_taken", "_target", "call", "request_id")
+    __slots__ = (
+        "_fd",
+        "_method",
+        "_on_gone",
+        "_slots",
+        "_taken",
+        "_target",
+        "call",
+        "request_id",
+        "seen",
+    )
 
     def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
         self.call = Call(total_timeout)
         self._method = ""
         self._target: Target | None = None
         self.request_id: str | None = None
+        self.seen: Observation | None = None
         self._slots = slots
         self._taken = False
         self._fd: int | None = None
@@ -66,6 +83,12 @@ class Relaying:
             self._taken = False
             self._slots.release()
 
+    def drop(self) -> None:
+        """Give back what is held, of a request that is not to be answered."""
+        self.end()
+        if self.seen is not None:
+            self.seen.tell()
+
     def hang_up(self, environ: WSGIEnvironment) -> bool:
         """Have done with a client that has left; tell whether it has.
 
@@ -77,6 +100,8 @@ class Relaying:
         fd = client_fd(environ)
         if fd is not None:
             reset(fd)
+        if self.seen is not None:
+            self.seen.client_left = True
         self.end()
         return True
 

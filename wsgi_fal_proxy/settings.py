@@ -6,14 +6,18 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
 
+from wsgi_fal_proxy.cors import wrong_origin
+from wsgi_fal_proxy.globs import PatternInvalid, endpoint_globs, url_globs
 from wsgi_fal_proxy.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES, TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     import urllib3
 
+    from wsgi_fal_proxy.authorize import Authorize
     from wsgi_fal_proxy.credentials import KeySource
+    from wsgi_fal_proxy.observer import Observer
 
 
 _SHOWN_LENGTH: Final = 16
@@ -43,6 +47,12 @@ class Options(TypedDict, total=False):
     """The keyword options of `FalProxy`, which documents them."""
 
     key: str | KeySource | None
+    authorize: Authorize | None
+    allowed_urls: Collection[str] | None
+    allowed_endpoints: Collection[str] | None
+    report_only: bool
+    cors_origins: Collection[str]
+    observer: Observer | None
     connect_timeout: float | None
     read_timeout: float | None
     total_timeout: float | None
@@ -57,6 +67,12 @@ class Settings:
     """The options of `FalProxy`, which documents them. What cannot be used cannot be held."""
 
     key: str | KeySource | None = field(default=None, repr=False)
+    authorize: Authorize | None = None
+    allowed_urls: Collection[str] | None = None
+    allowed_endpoints: Collection[str] | None = None
+    report_only: bool = False
+    cors_origins: Collection[str] = ()
+    observer: Observer | None = None
     connect_timeout: float | None = 10.0
     read_timeout: float | None = 300.0
     total_timeout: float | None = None
@@ -69,6 +85,15 @@ class Settings:
         if not (self.key is None or callable(self.key) or _is_key_text(self.key)):
             accepted = "the key as text, a callable that returns it, or None for the environment"
             raise SettingsError("key", self.key, accepted)
+        if not (self.authorize is None or callable(self.authorize)):
+            accepted = "a callable that is given a FalRequest, or None to serve every caller"
+            raise SettingsError("authorize", self.authorize, accepted)
+        _check_patterns("allowed_urls", self.allowed_urls, url_globs)
+        _check_patterns("allowed_endpoints", self.allowed_endpoints, endpoint_globs)
+        _check_report_only(self)
+        _check_origins(self.cors_origins)
+        if not (self.observer is None or callable(self.observer)):
+            raise SettingsError("observer", self.observer, "a callable, or None")
         _check_seconds("connect_timeout", self.connect_timeout)
         _check_seconds("read_timeout", self.read_timeout)
         _check_seconds("total_timeout", self.total_timeout)
@@ -119,6 +144,31 @@ def _is_key_text(key: object) -> bool:
     return isinstance(key, str) and bool(key.strip())
 
 
+def _check_patterns(
+    name: str, patterns: object, compiled: Callable[[Iterable[str]], object]
+) -> None:
+    if patterns is None:
+        return
+    if not isinstance(patterns, list | tuple | set | frozenset):
+        raise SettingsError(name, patterns, "a list of patterns, or None to allow all")
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise SettingsError(name, pattern, "each pattern is text")
+        try:
+            compiled([pattern])
+        except PatternInvalid as error:
+            raise SettingsError(name, pattern, error.accepted) from error
+
+
+def _check_report_only(settings: Settings) -> None:
+    name, value = "report_only", settings.report_only
+    if not isinstance(value, bool):
+        raise SettingsError(name, value, "True or False")
+    if value and not (settings.allowed_urls or settings.allowed_endpoints):
+        accepted = "there is nothing to report without allowed_urls or allowed_endpoints"
+        raise SettingsError(name, value, accepted)
+
+
 def _check_seconds(name: str, value: Any) -> None:
     if value is None:
         return
@@ -139,6 +189,15 @@ def _check_count(name: str, value: object) -> None:
 def _check_bytes(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise SettingsError(name, value, "a whole number of bytes, 0 or more")
+
+
+def _check_origins(origins: object) -> None:
+    option = "cors_origins"
+    if not isinstance(origins, list | tuple | set | frozenset):
+        raise SettingsError(option, origins, "a list of origins")
+    for origin in origins:
+        if accepted := wrong_origin(origin):
+            raise SettingsError(option, origin, accepted)
 
 
 def _check_forwarded(names: object) -> None:
