@@ -60,7 +60,7 @@ def fal_view(**options: Unpack[Options]) -> Callable[..., StreamingHttpResponse]
         # Of a WSGIRequest, META is the WSGI environ itself.
         environ = {**request.META, _REQUEST: request}
         content, status, headers = run_wsgi_app(proxy, environ)
-        return _response(content, status, headers)
+        return _response(content, status, headers.to_wsgi_list())
 
     exempt: Callable[..., StreamingHttpResponse] = csrf_exempt(non_atomic_requests(view))
     return exempt
