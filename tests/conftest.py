@@ -12,6 +12,7 @@ import pytest
 import webtest
 
 from tests.network import NetworkGuard
+from tests.redis_server import RedisServer
 from tests.serving import JS
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.gate import _warn_that_anyone_may_call
@@ -65,6 +66,15 @@ def fal(_shared_fal: FakeFal) -> FakeFal:
     """The fake fal over TLS, where nothing has arrived yet."""
     _shared_fal.requests.clear()
     return _shared_fal
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis server of the test's own, empty."""
+    if RedisServer.program is None:
+        pytest.skip("redis-server is not installed")  # pragma: no cover - .ci/run installs it
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture

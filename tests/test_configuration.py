@@ -31,6 +31,10 @@ _ENDPOINT: Final = (
 )
 _LIST: Final = "patterns with commas between them"
 _KEY: Final = "the key as text, a callable that returns it, or None for the environment"
+_LIMITS: Final = (
+    "such as '20/minute', '200/day' or, for all callers together, '1000/day global'; per second,"
+    " minute, hour or day, or several of these ('500/7 days')"
+)
 _NEVER: Final = "this header is never forwarded, or is the proxy's own to set"
 
 
@@ -76,6 +80,16 @@ def test_an_environment_that_says_nothing_sets_nothing() -> None:
             "allowed_endpoints",
             ["fal-ai/flux/dev", "*/lora/**"],
             id="endpoints",
+        ),
+        pytest.param(
+            "FAL_PROXY_LIMITS",
+            "20/minute, 1000/day global,",
+            "limits",
+            ["20/minute", "1000/day global"],
+            id="limits",
+        ),
+        pytest.param(
+            "FAL_PROXY_LIMITS_STORAGE", "redis://r/1", "limits_storage", "redis://r/1", id="storage"
         ),
     ],
 )
@@ -145,6 +159,14 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "٣٢", _BYTES, id="other-digits"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "none", _BYTES, id="no-limit-on-bytes"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "9" * 5_000, _BYTES, id="thousands-of-digits"),
+        pytest.param("FAL_PROXY_LIMITS", "20/minute,often", f"each must be {_LIMITS}", id="often"),
+        pytest.param("FAL_PROXY_LIMITS", "0/minute", f"each must be {_LIMITS}", id="none-at-all"),
+        pytest.param(
+            "FAL_PROXY_LIMITS",
+            "1/minute,2/minute",
+            "one limit for each window of time",
+            id="limit-twice",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_in_one_line(
@@ -271,6 +293,25 @@ def test_an_ini_option_is_read(option: str, text: str, value: object) -> None:
     assert options_from_ini({option: text}) == {option: value}
 
 
+def test_limits_stand_one_to_a_line_too() -> None:
+    assert options_from_ini({"limits": "\n20/minute\n1000/day global,\n"}) == {
+        "limits": ["20/minute", "1000/day global"]
+    }
+
+
+def test_a_storage_is_not_shown_since_it_may_hold_a_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAL_PROXY_LIMITS_STORAGE", "memcached://u:s3cret@host")
+
+    with pytest.raises(SettingsError) as caught:
+        options_from_environment()
+
+    assert str(caught.value).startswith(
+        "FAL_PROXY_LIMITS_STORAGE=<redacted> cannot be used: memory://, or redis://"
+    )
+
+
 def test_a_key_file_is_a_key() -> None:
     options = options_from_ini({"key_file": " /run/secrets/fal "})
 
@@ -346,6 +387,8 @@ _OPTIONS: Final = (
     "max_body_bytes",
     "forward_headers",
     "cors_origins",
+    "limits",
+    "limits_storage",
     "key",
     "key_file",
 )

@@ -48,8 +48,6 @@ BLOCKS = [
     for kind, text in re.findall(r"^```(\w*)\n(.*?)^```", content, re.DOTALL | re.MULTILINE)
 ]
 BIN = Path(sys.executable).parent
-# Of the option `limits`.
-COMING = {"FAL_PROXY_LIMITS", "FAL_PROXY_LIMITS_STORAGE", "how-much"}
 
 
 def block(kind: str, part: str = "") -> str:
@@ -111,13 +109,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     for name, anchor in links:
         target = (page.parent / name).resolve() if name else page
         assert target.exists(), name
-        assert not anchor or anchor in anchors(target) | COMING, anchor
+        assert not anchor or anchor in anchors(target), anchor
 
 
 def test_variables_exist() -> None:
     named = set(re.findall(r"\bFAL_(?:KEY|PROXY_)\w*", "".join(PAGES.values())))
     options = {OPTION_PREFIX + name.upper() for name in _IN_THE_ENVIRONMENT}
-    assert named <= {*KEY_VARIABLES, *options, *COMING}
+    assert named <= {*KEY_VARIABLES, *options}
 
 
 @pytest.mark.parametrize("text", blocks("sh"))

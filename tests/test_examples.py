@@ -46,6 +46,7 @@ COMMANDS = {
     "key_per_tenant.py": ("examples/key_per_tenant.py",),
     "prometheus_metrics.py": (*GUNICORN, "--pythonpath", "examples", "prometheus_metrics:app"),
     "opentelemetry_spans.py": ("examples/opentelemetry_spans.py",),
+    "limits_redis.py": (*GUNICORN, "examples.limits_redis:app"),
 }
 BESIDE = {
     "plain_wsgi.py": ("/", b"Hello from plain WSGI\n"),
@@ -59,6 +60,7 @@ BESIDE = {
     "fastapi_app.py": ("/", b"Hello from FastAPI\n"),
     "gunicorn.conf.py": ("/healthz", b'{"status": "ok"}'),
     "opentelemetry_spans.py": ("/", b"Hello from beside the spans\n"),
+    "limits_redis.py": ("/", b"Hello within limits\n"),
 }
 JWT_SECRET = "s" * 32
 CALL = {"x-fal-target-url": "https://fal.run/fal-ai/flux/dev"}
@@ -89,8 +91,13 @@ def test_an_example_opens_with_what_it_leaves_out(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_an_example_relays_and_answers_for_itself(fal: FakeFal, name: str) -> None:
-    with run_example(name, fal) as served, urllib3.PoolManager() as http:
+def test_an_example_relays_and_answers_for_itself(
+    fal: FakeFal, request: pytest.FixtureRequest, name: str
+) -> None:
+    environment = {}
+    if name == "limits_redis.py":
+        environment["REDIS_URL"] = request.getfixturevalue("redis").uri
+    with run_example(name, fal, **environment) as served, urllib3.PoolManager() as http:
         path, beside = BESIDE[name]
         assert http.request("GET", served.url + path).data == beside
         answer = call(http, f"{served.url}/api/fal/proxy")

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 PACKAGE = "wsgi_fal_proxy"
 # Imports go from a higher level to a lower one, those for type checkers included.
 LEVELS = {
-    **dict.fromkeys(("errors", "environment", "globs", "version"), 0),
+    **dict.fromkeys(("errors", "environment", "globs", "rates", "version"), 0),
     **dict.fromkeys(("headers", "target", "body", "credentials", "client", "watcher"), 1),
-    **dict.fromkeys(("answers", "coding", "cors", "http1", "operations"), 2),
+    **dict.fromkeys(("answers", "coding", "cors", "counting", "http1", "operations"), 2),
     **dict.fromkeys(("authorize", "observer"), 3),
     "settings": 4,
-    "allowlist": 5,
+    **dict.fromkeys(("allowlist", "limiting"), 5),
     **dict.fromkeys(("gate", "upstream"), 6),
     "relaying": 7,
     "relay": 8,

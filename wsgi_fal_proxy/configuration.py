@@ -109,6 +109,11 @@ def _urls(text: str) -> list[str]:
     ]
 
 
+def _limits(text: str) -> list[str]:
+    # Spaces are in limits: "1000/day global".
+    return [limit.strip() for limit in text.replace("\n", ",").split(",") if limit.strip()]
+
+
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "prefix": str,
     "allowed_urls": _urls,
@@ -117,6 +122,8 @@ _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "read_timeout": _seconds,
     "max_body_bytes": _bytes,
     "forward_headers": _names,
+    "limits": _limits,
+    "limits_storage": str,
     "cors_origins": _names,
     "key": str,
     "key_file": _key_file,
@@ -125,6 +132,8 @@ _IN_THE_ENVIRONMENT: Final = (
     "prefix",
     "allowed_urls",
     "allowed_endpoints",
+    "limits",
+    "limits_storage",
     "connect_timeout",
     "read_timeout",
     "max_body_bytes",

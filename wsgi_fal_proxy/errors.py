@@ -19,11 +19,14 @@ class FalProxyError(Exception):
         detail: One sentence for the person who meets it. Safe to show to a client: it never
             holds the key, nor anything of the request but what the client itself sent as target.
         headers: Header fields that the status obliges us to send, such as `Allow`.
+        may_be_billed: Whether fal may charge for the call all the same; what limits have taken
+            for it is then not given back.
     """
 
     status: ClassVar[str]
     reason: ClassVar[str]
-    headers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    may_be_billed: ClassVar[bool] = False
     default_detail: ClassVar[str]
 
     def __init__(self, detail: str | None = None) -> None:
@@ -41,7 +44,7 @@ class Unauthenticated(Refusal):
     status = "401 Unauthorized"
     reason = "unauthenticated"
     # Of the registered schemes the one that no browser asks a password for.
-    headers: ClassVar[tuple[tuple[str, str], ...]] = (("WWW-Authenticate", "Bearer"),)
+    headers: tuple[tuple[str, str], ...] = (("WWW-Authenticate", "Bearer"),)
     default_detail = "This app wants to know who you are: sign in, and try again."
 
 
@@ -61,12 +64,33 @@ class AuthorizeFailed(Refusal):
     default_detail = "This app could not tell whether you may make this call."
 
 
+class LimitExceeded(Refusal):
+    """One of the option `limits` leaves no room for the call; RFC 6585 section 4."""
+
+    status = "429 Too Many Requests"
+    reason = "limit_exceeded"
+    default_detail = "This app's limit on calls is reached; try again later."
+
+    def __init__(self, detail: str, headers: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(detail)
+        self.headers = headers
+
+
+class LimitsUnavailable(Refusal):
+    """What the option `limits` counts in does not answer; see the option `limits_fail_open`."""
+
+    status = "503 Service Unavailable"
+    reason = "limits_unavailable"
+    headers: tuple[tuple[str, str], ...] = (("Retry-After", "5"),)
+    default_detail = "The fal proxy cannot count calls at the moment; try again shortly."
+
+
 class MethodNotAllowed(Refusal):
     """Rule 2 of the formula; RFC 9110 section 15.5.6 asks for `Allow`."""
 
     status = "405 Method Not Allowed"
     reason = "method_not_allowed"
-    headers: ClassVar[tuple[tuple[str, str], ...]] = (("Allow", "GET, POST"),)
+    headers: tuple[tuple[str, str], ...] = (("Allow", "GET, POST"),)
     default_detail = "The fal proxy takes GET and POST, and PUT to cancel a queued request."
 
 
@@ -224,6 +248,8 @@ class InternalError(FalProxyError):
 
     status = "500 Internal Server Error"
     reason = "internal_error"
+    # It may have come after fal was asked.
+    may_be_billed = True
     default_detail = "The fal proxy failed; its server's log says more."
 
 
@@ -284,7 +310,7 @@ class RelayFull(GatewayError):
 
     status = "503 Service Unavailable"
     reason = "relay_full"
-    headers: ClassVar[tuple[tuple[str, str], ...]] = (("Retry-After", "1"),)
+    headers: tuple[tuple[str, str], ...] = (("Retry-After", "1"),)
     default_detail = "The fal proxy is at its limit of concurrent requests; try again shortly."
 
 
@@ -301,6 +327,7 @@ class ReadTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "read_timeout"
+    may_be_billed = True
     default_detail = "The target did not answer in time."
 
 
@@ -309,6 +336,7 @@ class TotalTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "total_timeout"
+    may_be_billed = True
     default_detail = "The target did not answer within the time that a call may take."
 
 
@@ -317,6 +345,7 @@ class ClientGone(GatewayError):
 
     status = "502 Bad Gateway"
     reason = "client_gone"
+    may_be_billed = True
     default_detail = "The client closed its connection before the target answered."
 
 

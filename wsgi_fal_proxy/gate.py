@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_fal_proxy.allowlist import Allowlist
 from wsgi_fal_proxy.authorize import FalRequest, allow_anyone, identity_of
+from wsgi_fal_proxy.limiting import Limiter
 from wsgi_fal_proxy.operations import operation
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
     from wsgi_fal_proxy.body import RequestBody
+    from wsgi_fal_proxy.limiting import GiveBack
     from wsgi_fal_proxy.observer import Observation
     from wsgi_fal_proxy.settings import Settings
     from wsgi_fal_proxy.target import Target
@@ -25,7 +27,7 @@ class Gate:
     """What stands between an acceptable request and the owner's money.
 
     Args:
-        settings: Of which `authorize` and those of the allowlists count here.
+        settings: Of which `authorize`, those of the allowlists and those of the limits count here.
 
     Attributes:
         allowlist: What narrows the formula's rule 3; None where all that is fal's is allowed.
@@ -37,11 +39,12 @@ class Gate:
         self._authorize = None if said is allow_anyone else said
         self._is_meant = said is not None
         self.allowlist: Allowlist | None = Allowlist.of(settings)
+        self._limiter = Limiter(settings) if settings.limits else None
 
     @property
     def is_open(self) -> bool:
         """Whether there is nothing to check, and nobody to ask."""
-        return self._authorize is None and self.allowlist is None
+        return self._authorize is None and self.allowlist is None and self._limiter is None
 
     def warn_if_open(self) -> None:
         """Log that anyone may call, unless the owner has said so; once in a process."""
@@ -78,11 +81,23 @@ class Gate:
             self.allowlist.check_body(method, target, body)
         return identity
 
+    def take(
+        self, environ: WSGIEnvironment, method: str, target: Target, identity: str | None
+    ) -> GiveBack | None:
+        """Take from the limits what an admitted request costs; give what gives it back.
+
+        Raises:
+            Refusal: There is not so much left, or it cannot be told.
+        """
+        if self._limiter is None:
+            return None
+        return self._limiter.take(environ, identity, operation(method, target))
+
 
 @cache
 def _warn_that_anyone_may_call() -> None:
     _logger.warning(
         "Whoever reaches the fal proxy can call fal with your key, as often as they like, and fal"
-        " bills you: set authorize, or authorize=allow_anyone if that is meant, as where a check"
-        " of yours is in front (see the README, 'Who may call')."
+        " bills you: set authorize, allowed_endpoints or limits, or authorize=allow_anyone if that"
+        " is meant, as where a check of yours is in front (see the README, 'Who may call')."
     )

@@ -74,15 +74,20 @@ def url_globs(patterns: Iterable[str]) -> Globs:
     return _globs({pattern: _url_regex(pattern) for pattern in patterns})
 
 
-def endpoint_globs(patterns: Iterable[str]) -> Globs:
+def endpoint_globs(patterns: Iterable[str], *, in_namespaces: bool = False) -> Globs:
     """Compile patterns of fal endpoints, such as `fal-ai/flux/*`.
 
     They are matched with "/" and the endpoint.
 
+    Args:
+        patterns: All of them.
+        in_namespaces: Whether a wildcard in the owner's place stands for a namespace, too.
+
     Raises:
         PatternInvalid: One of them cannot be used.
     """
-    return _globs({f"/{pattern}": _endpoint_regex(pattern) for pattern in patterns})
+    guard = "" if in_namespaces else _NOT_A_NAMESPACE
+    return _globs({f"/{pattern}": _endpoint_regex(pattern, guard) for pattern in patterns})
 
 
 def app_globs(patterns: Iterable[str]) -> Globs:
@@ -131,7 +136,7 @@ def _url_regex(pattern: str) -> str:
     return before + _path_regex(segments, r"(?:[/?].*)?")
 
 
-def _endpoint_regex(pattern: str) -> str:
+def _endpoint_regex(pattern: str, guard: str) -> str:
     segments = pattern.split("/")
     if len(segments) == 1 and pattern != "**":
         raise PatternInvalid(
@@ -141,8 +146,7 @@ def _endpoint_regex(pattern: str) -> str:
     if _HOST.fullmatch(segments[0]):
         raise PatternInvalid("a pattern of endpoints has no host, such as fal-ai/flux/dev")
     _check(segments)
-    not_a_namespace = _NOT_A_NAMESPACE if "*" in segments[0] else ""
-    return not_a_namespace + _path_regex(segments, "(?:/.*)?")
+    return (guard if "*" in segments[0] else "") + _path_regex(segments, "(?:/.*)?")
 
 
 def _check(segments: list[str]) -> None:

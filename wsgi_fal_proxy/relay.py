@@ -30,6 +30,7 @@ from wsgi_fal_proxy.headers import (
     response_headers,
     without_unknown,
 )
+from wsgi_fal_proxy.limiting import is_unbilled
 from wsgi_fal_proxy.observer import Observation
 from wsgi_fal_proxy.relaying import Content, Relaying
 from wsgi_fal_proxy.settings import Options, Settings
@@ -77,6 +78,18 @@ class FalProxy:
                 Tokens and WebRTC sessions are checked by what their bodies name, and unknown
                 `x-fal-*` headers are not sent. Default None, as an empty list: every endpoint.
             report_only (bool): Log what these two would refuse, and relay it. Default False.
+            limits (list of text): How much each caller may spend, such as `["20/minute", "200/day",
+                "1000/day global"]`: per second, minute, hour or day, or several of these (`"500/7
+                days"`). A caller is who `authorize` says, else a remote address; "global" is for
+                all callers together. It needs `pip install 'limits[redis]'`. Default none.
+            costs (dict of text to int, or None): What a call counts for, by globs over its
+                endpoint: `{"fal-ai/veo3/**": 20}`; where several match, the dearest. Default None,
+                1 for each.
+            limits_storage (text): Where it is counted: "memory://", the default, in each process
+                for itself; "redis://...", "rediss://..." or "redis+unix://..." for all processes
+                and machines together.
+            limits_fail_open (bool): Whether calls are relayed, uncounted, while that does not
+                answer. Default False: they are answered 503.
             cors_origins (list of origins): Other origins whose pages may use the proxy, such as
                 `https://app.example.com`; `localhost` among them stands for this machine, on any
                 port. Default none.
@@ -177,7 +190,8 @@ class FalProxy:
             self._allowlist.check_target(method, target)
         body.accept()  # rule 4
         if self._gate is not None:
-            self._gate.admit(environ, method, target, body, relaying.seen)
+            identity = self._gate.admit(environ, method, target, body, relaying.seen)
+            relaying.taken = self._gate.take(environ, method, target, identity)
         authorization = self._credentials.authorization(environ)  # rule 5
         headers = request_headers(
             environ, host=target.host, authorization=authorization, forwarded=self._forwarded
@@ -214,6 +228,8 @@ def _answer(
 ) -> Iterable[bytes]:
     """Pass fal's answer on: its status, its headers, and its content as it comes."""
     relaying.request_id = response.request_id
+    if relaying.taken is not None:
+        relaying.settle(billed=not is_unbilled(response.status))
     try:
         response.begin()
         coding = content_coding(response.fields) if response.has_content else None
@@ -248,6 +264,7 @@ def _own_answer(
 ) -> Iterable[bytes]:
     """Answer with an error, and leave the connection in step."""
     relaying.end()
+    relaying.settle(billed=error.may_be_billed)
     if relaying.seen is not None:
         relaying.seen.failed(error, body.taken)
     body.discard()

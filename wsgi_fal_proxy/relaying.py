@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import threading
     from wsgiref.types import WSGIEnvironment
 
+    from wsgi_fal_proxy.limiting import GiveBack
     from wsgi_fal_proxy.observer import Observation
     from wsgi_fal_proxy.target import Target
     from wsgi_fal_proxy.upstream import UpstreamResponse
@@ -46,6 +47,7 @@ class Relaying:
         "call",
         "request_id",
         "seen",
+        "taken",
     )
 
     def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
@@ -58,6 +60,8 @@ class Relaying:
         self._taken = False
         self._fd: int | None = None
         self._on_gone = self.call.abort
+        # Gives back what limits have taken for this request, until it is settled.
+        self.taken: GiveBack | None = None
 
     def begin(self, environ: WSGIEnvironment, method: str, target: Target) -> None:
         """Take a slot, and watch the client.
@@ -88,6 +92,12 @@ class Relaying:
         self.end()
         if self.seen is not None:
             self.seen.tell()
+
+    def settle(self, *, billed: bool) -> None:
+        """Let what limits have taken be taken, or give it back; the first word is the last."""
+        give_back, self.taken = self.taken, None
+        if give_back is not None and not billed:
+            give_back()
 
     def hang_up(self, environ: WSGIEnvironment) -> bool:
         """Have done with a client that has left; tell whether it has.
