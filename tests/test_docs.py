@@ -30,8 +30,8 @@ from werkzeug.test import Client
 
 from tests.serving import ROOT, dialling, running, serve_gunicorn, wait_for_port
 from tests.test_examples import CALL, call
-from wsgi_fal_proxy import FalProxyMiddleware, KeyFile
-from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT
+from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile
+from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT, options_from_environment
 from wsgi_fal_proxy.environment import KEY_VARIABLES, OPTION_PREFIX
 
 if TYPE_CHECKING:
@@ -116,6 +116,16 @@ def test_variables_exist() -> None:
     named = set(re.findall(r"\bFAL_(?:KEY|PROXY_)\w*", "".join(PAGES.values())))
     options = {OPTION_PREFIX + name.upper() for name in _IN_THE_ENVIRONMENT}
     assert named <= {*KEY_VARIABLES, *options}
+
+
+def test_the_limits_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in block("sh", "FAL_PROXY_LIMITS=").splitlines():
+        name, _, value = line.partition("=")
+        (text,) = shlex.split(value)
+        monkeypatch.setenv(name, text)
+    options = options_from_environment()
+    assert set(options) == {"limits", "limits_storage"}
+    assert FalProxy(**options)
 
 
 @pytest.mark.parametrize("text", blocks("sh"))

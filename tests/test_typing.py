@@ -70,6 +70,8 @@ def test_what_is_made_is_a_wsgi_application() -> None:
         observer=observe,
         allowed_urls=STRICT_URLS,
         allowed_endpoints=["fal-ai/flux/dev"],
+        limits=["20/minute", "1000/day global"],
+        costs={"fal-ai/veo3/**": 20},
         cors_origins=("https://app.example.com",),
         connect_timeout=5,
         read_timeout=None,
