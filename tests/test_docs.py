@@ -309,6 +309,8 @@ def test_the_dockerfile_is_linted_and_does_not_run_as_root() -> None:
     check(tool("hadolint"), "-", input=block("dockerfile"))
     (user,) = re.findall(r"^USER (\d+)$", block("dockerfile"), re.MULTILINE)
     assert user != "0"
+    (python,) = re.findall(r"^FROM python:([\d.]+)-slim$", block("dockerfile"), re.MULTILINE)
+    assert f"Python :: {python}" in (ROOT / "pyproject.toml").read_text()
 
 
 def test_the_dockerfile_copies_what_there_is_and_all_that_is_needed() -> None:
