@@ -19,3 +19,9 @@ threads = 64
 timeout = 30
 # On a restart, streams that are under way have this long to come to their end.
 graceful_timeout = 60
+
+# Longer than nginx keeps an idle connection, which is 60 seconds unless it is told otherwise.
+keepalive = 75
+
+# Nobody controls this gunicorn by a socket. Versions that know none do not mind.
+control_socket_disable = True

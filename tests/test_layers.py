@@ -27,7 +27,7 @@ LEVELS = {
     **dict.fromkeys(("configuration", "site"), 10),
 }
 # What users import and start: above all levels.
-ENTRY_POINTS = frozenset({"__init__", "__main__", "paste", "wsgi"})
+ENTRY_POINTS = frozenset({"__init__", "__main__", "django", "paste", "pyramid", "wsgi"})
 
 # Only the modules at the top: the fake fal in `testing` is a package of its own.
 TREES = {
@@ -76,7 +76,12 @@ def touches_urllib3(tree: ast.AST) -> bool:
 
 def touches_environment(tree: ast.AST) -> bool:
     names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
-    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    attributes = {
+        node.attr
+        for node in ast.walk(tree)
+        # A request's environ is WSGI's.
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) != "request"
+    }
     return bool(names & attributes or {f"os.{name}" for name in names} & all_imported(tree))
 
 
@@ -166,6 +171,7 @@ def test_imports_of_urllib3_are_found(source: str, found: bool) -> None:
         pytest.param("from os import environ as e", True, id="from-import"),
         pytest.param("o.environb", True, id="os-by-another-name"),
         pytest.param("environ['A']", False, id="wsgi-environ"),
+        pytest.param("request.environ['A']", False, id="environ-of-a-request"),
         pytest.param("import os", False, id="os-alone"),
     ],
 )

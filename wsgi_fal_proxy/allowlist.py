@@ -81,7 +81,7 @@ class Allowlist:
         self._endpoints = endpoint_globs(endpoints or ())
         self._apps = app_globs(endpoints or ())
         self._report_only = report_only
-        self.narrows_headers = self._names_endpoints and not report_only
+        self.narrows_headers: bool = self._names_endpoints and not report_only
 
     @classmethod
     def of(cls, settings: Settings) -> Self | None:

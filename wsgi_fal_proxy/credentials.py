@@ -125,7 +125,7 @@ class KeyFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         # Not to be shown: what was meant as the key itself may have been given for its path.
-        self.path = Secret(os.fspath(path))
+        self.path: str = Secret(os.fspath(path))
         self._last: tuple[tuple[int, ...] | None, Secret] = (None, Secret())
 
     def __call__(self, environ: WSGIEnvironment) -> str:

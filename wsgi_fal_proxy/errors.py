@@ -30,7 +30,7 @@ class FalProxyError(Exception):
     default_detail: ClassVar[str]
 
     def __init__(self, detail: str | None = None) -> None:
-        self.detail = self.default_detail if detail is None else detail
+        self.detail: str = self.default_detail if detail is None else detail
         super().__init__(self.detail)
 
 
@@ -44,7 +44,7 @@ class Unauthenticated(Refusal):
     status = "401 Unauthorized"
     reason = "unauthenticated"
     # Of the registered schemes the one that no browser asks a password for.
-    headers = (("WWW-Authenticate", "Bearer"),)
+    headers: tuple[tuple[str, str], ...] = (("WWW-Authenticate", "Bearer"),)
     default_detail = "This app wants to know who you are: sign in, and try again."
 
 
@@ -81,7 +81,7 @@ class LimitsUnavailable(Refusal):
 
     status = "503 Service Unavailable"
     reason = "limits_unavailable"
-    headers = (("Retry-After", "5"),)
+    headers: tuple[tuple[str, str], ...] = (("Retry-After", "5"),)
     default_detail = "The fal proxy cannot count calls at the moment; try again shortly."
 
 
@@ -90,7 +90,7 @@ class MethodNotAllowed(Refusal):
 
     status = "405 Method Not Allowed"
     reason = "method_not_allowed"
-    headers = (("Allow", "GET, POST"),)
+    headers: tuple[tuple[str, str], ...] = (("Allow", "GET, POST"),)
     default_detail = "The fal proxy takes GET and POST, and PUT to cancel a queued request."
 
 
@@ -310,7 +310,7 @@ class RelayFull(GatewayError):
 
     status = "503 Service Unavailable"
     reason = "relay_full"
-    headers = (("Retry-After", "1"),)
+    headers: tuple[tuple[str, str], ...] = (("Retry-After", "1"),)
     default_detail = "The fal proxy is at its limit of concurrent requests; try again shortly."
 
 

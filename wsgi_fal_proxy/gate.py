@@ -38,7 +38,7 @@ class Gate:
         said = settings.authorize
         self._authorize = None if said is allow_anyone else said
         self._is_meant = said is not None
-        self.allowlist = Allowlist.of(settings)
+        self.allowlist: Allowlist | None = Allowlist.of(settings)
         self._limiter = Limiter(settings) if settings.limits else None
 
     @property

@@ -107,8 +107,8 @@ class Fields:
     __slots__ = ("items", "names")
 
     def __init__(self, items: HeaderList) -> None:
-        self.items = items
-        self.names = [name.lower() for name, _ in items]
+        self.items: HeaderList = items
+        self.names: list[str] = [name.lower() for name, _ in items]
 
     def values(self, name: str) -> list[str]:
         """Give the values of the fields with this name, which is in lower case."""

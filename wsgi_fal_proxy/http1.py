@@ -125,8 +125,8 @@ class LengthFraming:
     def __init__(self, length: int) -> None:
         self.length: int | None = length
         self._left = length
-        self.complete = length == 0
-        self.excess = False
+        self.complete: bool = length == 0
+        self.excess: bool = False
 
     def feed(self, data: bytes) -> bytes:
         """Give the content in the data; see `Framing`."""
@@ -149,9 +149,9 @@ class CloseFraming:
 
     def __init__(self) -> None:
         self.length: int | None = None
-        self.complete = False
+        self.complete: bool = False
         # The connection is at its end with the content.
-        self.excess = True
+        self.excess: bool = True
 
     def feed(self, data: bytes) -> bytes:
         """Give the content in the data; see `Framing`."""
@@ -174,8 +174,8 @@ class ChunkedFraming:
 
     def __init__(self) -> None:
         self.length: int | None = None
-        self.complete = False
-        self.excess = False
+        self.complete: bool = False
+        self.excess: bool = False
         self._left = self._SIZE_LINE
         self._pending = b""
         self._trailer_bytes = 0
@@ -263,7 +263,7 @@ class HeadReader:
     def __init__(self) -> None:
         self._buffer = b""
         self._searched = 0
-        self.started = False
+        self.started: bool = False
         """Whether anything has come at all."""
 
     def feed(self, data: bytes) -> ResponseHead | None:

@@ -43,7 +43,7 @@ class FalProxyMiddleware:
         self._app = app
         self._prefix = path_prefix(prefix)
         self._below = self._prefix + "/"
-        self.proxy = FalProxy(**options)
+        self.proxy: FalProxy = FalProxy(**options)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request, or let the application do it (PEP 3333)."""

@@ -112,7 +112,7 @@ class Observation:
         self._bytes_down = 0
         self._truncated = False
         self.identity: str | None = None
-        self.client_left = False
+        self.client_left: bool = False
 
     def accepted(self, target: Target) -> None:
         """Note where the request would go."""

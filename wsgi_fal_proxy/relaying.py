@@ -51,7 +51,7 @@ class Relaying:
     )
 
     def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
-        self.call = Call(total_timeout)
+        self.call: Call = Call(total_timeout)
         self._method = ""
         self._target: Target | None = None
         self.request_id: str | None = None

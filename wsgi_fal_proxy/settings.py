@@ -40,7 +40,7 @@ class SettingsError(ValueError):
 
     def __init__(self, name: str, value: object, accepted: str) -> None:
         self.name = name
-        self.value = "<redacted>" if _SECRET_NAME.search(name) else repr(value)
+        self.value: str = "<redacted>" if _SECRET_NAME.search(name) else repr(value)
         self.accepted = accepted
         super().__init__(f"{name}={self.value} cannot be used: {accepted}")
 

@@ -61,7 +61,7 @@ from wsgi_fal_proxy.watcher import allocate_lock, original
 
 if TYPE_CHECKING:
     from wsgi_fal_proxy.body import RequestBody
-    from wsgi_fal_proxy.headers import HeaderList
+    from wsgi_fal_proxy.headers import Fields, HeaderList
     from wsgi_fal_proxy.settings import Settings
     from wsgi_fal_proxy.target import Target
 
@@ -126,9 +126,11 @@ class Call:
         # Not gevent's, whose locks are not for other threads, and which is held but for moments.
         self._lock = allocate_lock()
         self.connection: Connection | None = None
-        self.aborted = False
-        self.started = monotonic()
-        self.deadline = None if total_timeout is None else self.started + total_timeout
+        self.aborted: bool = False
+        self.started: float = monotonic()
+        self.deadline: float | None = (
+            None if total_timeout is None else self.started + total_timeout
+        )
 
     def hold(self, connection: Connection) -> None:
         """Have this connection broken off by `abort`."""
@@ -383,10 +385,10 @@ class UpstreamResponse:
         reusable: bool,
         read_timeout: float | None,
     ) -> None:
-        self.status = head.status
-        self.phrase = head.phrase
-        self.fields = head.fields
-        self.length = head.framing.length
+        self.status: int = head.status
+        self.phrase: str = head.phrase
+        self.fields: Fields = head.fields
+        self.length: int | None = head.framing.length
         self._framing = head.framing
         self._waiting = leftover
         self._pool = pool

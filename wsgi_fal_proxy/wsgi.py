@@ -29,4 +29,4 @@ def _application() -> Site:
         _refuse_to_start(error)
 
 
-application = _application()
+application: Site = _application()

@@ -40,7 +40,9 @@ class InvalidInput(Exception):
     def __init__(self, field: str, message: str, kind: str, value: object) -> None:
         super().__init__(message)
         location = ["body", field] if field else ["body"]
-        self.detail = [{"loc": location, "msg": message, "type": kind, "input": value}]
+        self.detail: list[dict[str, object]] = [
+            {"loc": location, "msg": message, "type": kind, "input": value}
+        ]
 
 
 def work_steps(endpoint: str) -> int:
