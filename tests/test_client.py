@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.raw_server import WAIT_SECONDS
 from wsgi_fal_proxy import client
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Pair = tuple[socket.socket, socket.socket]
 def pair() -> Iterator[Pair]:
     """A connection's two ends: the server's, and the client's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.create_connection(listener.getsockname())
+        theirs = socket.create_connection(listener.getsockname(), WAIT_SECONDS)
         ours, _ = listener.accept()
     with ours, theirs:
         yield ours, theirs
