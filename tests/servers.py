@@ -172,7 +172,7 @@ _UWSGI = (
     " --hook-master-start 'unix_signal:15 gracefully_kill_them_all'"
     " --need-app --module=wsgi_fal_proxy.wsgi"
 )
-# Its own environment; an installed program finds that by itself.
+# uWSGI is told of the environment of the Python that runs the tests.
 _HOME = ("--virtualenv", sys.prefix)
 # Apache serves nothing as root. As nobody it could not read what is root's, so it keeps that right.
 _NOT_ROOT = (
