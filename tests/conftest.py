@@ -12,8 +12,10 @@ import pytest
 import webtest
 
 from tests.network import NetworkGuard
+from tests.redis_server import RedisServer
 from tests.serving import JS
 from wsgi_fal_proxy import FalProxy
+from wsgi_fal_proxy.gate import _warn_that_anyone_may_call
 from wsgi_fal_proxy.testing import FakeFal
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ _unset = [os.environ.pop(name) for name in list(os.environ) if name.startswith("
 
 _guard = NetworkGuard()
 sys.addaudithook(_guard.audit)
+
+# Once in a process: not in whichever test is the first to make a proxy.
+_warn_that_anyone_may_call()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,8 +64,17 @@ def _shared_fal() -> Iterator[FakeFal]:
 @pytest.fixture
 def fal(_shared_fal: FakeFal) -> FakeFal:
     """The fake fal over TLS, where nothing has arrived yet."""
-    _shared_fal.requests.clear()
+    _shared_fal._app.begin_anew()
     return _shared_fal
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis server of the test's own, empty."""
+    if RedisServer.program is None:
+        pytest.skip("redis-server is not installed")  # pragma: no cover - .ci/run installs it
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture

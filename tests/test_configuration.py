@@ -8,14 +8,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile, SettingsError
-from wsgi_fal_proxy.configuration import has_key, options_from_environment, options_from_ini
+from wsgi_fal_proxy import STRICT_URLS, FalProxy, FalProxyMiddleware, KeyFile, SettingsError
+from wsgi_fal_proxy.configuration import (
+    _IN_THE_ENVIRONMENT,
+    _PARSERS,
+    has_key,
+    options_from_environment,
+    options_from_ini,
+)
 
 _SECONDS: Final = "a number of seconds above 0, or none for no limit"
 _UP_TO: Final = "a number of seconds above 0, up to 1000000, or none for no limit"
 _BYTES: Final = "a whole number of bytes, 0 or more"
 _PATH: Final = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
+_URL: Final = (
+    "each pattern begins with a host under fal.ai or fal.run in lower case and a slash, without"
+    " https://, such as queue.fal.run/**"
+)
+_ENDPOINT: Final = (
+    "each pattern is of endpoints as fal names them, owner and app at least, such as"
+    " fal-ai/flux/dev or fal-ai/flux/**"
+)
+_LIST: Final = "patterns with commas between them"
 _KEY: Final = "the key as text, a callable that returns it, or None for the environment"
+_LIMITS: Final = (
+    "such as '20/minute', '200/day' or, for all callers together, '1000/day global'; per second,"
+    " minute, hour or day, or several of these ('500/7 days')"
+)
 _NEVER: Final = "this header is never forwarded, or is the proxy's own to set"
 
 
@@ -38,6 +57,40 @@ def test_an_environment_that_says_nothing_sets_nothing() -> None:
         pytest.param("FAL_PROXY_READ_TIMEOUT", "None", "read_timeout", None, id="no-read"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "1024", "max_body_bytes", 1024, id="bytes"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "0", "max_body_bytes", 0, id="no-bytes"),
+        pytest.param(
+            "FAL_PROXY_ALLOWED_URLS",
+            "fal.run/**, rest.fal.ai/a?b=*",
+            "allowed_urls",
+            ["fal.run/**", "rest.fal.ai/a?b=*"],
+            id="urls",
+        ),
+        pytest.param(
+            "FAL_PROXY_ALLOWED_URLS", "strict", "allowed_urls", list(STRICT_URLS), id="strict"
+        ),
+        pytest.param(
+            "FAL_PROXY_ALLOWED_URLS",
+            "api.fal.ai/**,strict",
+            "allowed_urls",
+            ["api.fal.ai/**", *STRICT_URLS],
+            id="strict-and-more",
+        ),
+        pytest.param(
+            "FAL_PROXY_ALLOWED_ENDPOINTS",
+            "fal-ai/flux/dev,*/lora/**",
+            "allowed_endpoints",
+            ["fal-ai/flux/dev", "*/lora/**"],
+            id="endpoints",
+        ),
+        pytest.param(
+            "FAL_PROXY_LIMITS",
+            "20/minute, 1000/day global,",
+            "limits",
+            ["20/minute", "1000/day global"],
+            id="limits",
+        ),
+        pytest.param(
+            "FAL_PROXY_LIMITS_STORAGE", "redis://r/1", "limits_storage", "redis://r/1", id="storage"
+        ),
     ],
 )
 def test_a_variable_sets_its_option(
@@ -62,6 +115,8 @@ def test_variables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     "variable",
     [
         "FAL_PROXY_PREFIX",
+        "FAL_PROXY_ALLOWED_URLS",
+        "FAL_PROXY_ALLOWED_ENDPOINTS",
         "FAL_PROXY_CONNECT_TIMEOUT",
         "FAL_PROXY_READ_TIMEOUT",
         "FAL_PROXY_MAX_BODY_BYTES",
@@ -82,6 +137,11 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         pytest.param("FAL_PROXY_PREFIX", "/", _PATH, id="prefix-of-a-slash"),
         pytest.param("FAL_PROXY_PREFIX", "/a?b", _PATH, id="prefix-with-a-query"),
         pytest.param("FAL_PROXY_PREFIX", "/\udcff", _PATH, id="prefix-that-is-not-utf-8"),
+        pytest.param("FAL_PROXY_ALLOWED_URLS", "fal.run/**,https://fal.run/x", _URL, id="scheme"),
+        pytest.param("FAL_PROXY_ALLOWED_URLS", "Strict", _URL, id="strict-in-upper-case"),
+        pytest.param("FAL_PROXY_ALLOWED_URLS", " , ", _LIST, id="no-urls"),
+        pytest.param("FAL_PROXY_ALLOWED_ENDPOINTS", ",", _LIST, id="no-endpoints"),
+        pytest.param("FAL_PROXY_ALLOWED_ENDPOINTS", "strict", _ENDPOINT, id="strict-endpoints"),
         pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "10s", _SECONDS, id="unit"),
         pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "0", _UP_TO, id="zero"),
         pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "-1", _SECONDS, id="negative"),
@@ -99,6 +159,14 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "٣٢", _BYTES, id="other-digits"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "none", _BYTES, id="no-limit-on-bytes"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "9" * 5_000, _BYTES, id="thousands-of-digits"),
+        pytest.param("FAL_PROXY_LIMITS", "20/minute,often", f"each must be {_LIMITS}", id="often"),
+        pytest.param("FAL_PROXY_LIMITS", "0/minute", f"each must be {_LIMITS}", id="none-at-all"),
+        pytest.param(
+            "FAL_PROXY_LIMITS",
+            "1/minute,2/minute",
+            "one limit for each window of time",
+            id="limit-twice",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_in_one_line(
@@ -145,10 +213,10 @@ def test_a_variable_like_no_other_is_refused_with_all_there_are(
     with pytest.raises(SettingsError) as caught:
         options_from_environment()
 
+    there_is = ", ".join(sorted(f"FAL_PROXY_{name.upper()}" for name in _IN_THE_ENVIRONMENT))
     assert str(caught.value) == (
-        "FAL_PROXY_SOMETHING_ELSE_ALTOGETHER='x' cannot be used: there is no such option; there is"
-        " FAL_PROXY_CONNECT_TIMEOUT, FAL_PROXY_MAX_BODY_BYTES, FAL_PROXY_PREFIX,"
-        " FAL_PROXY_READ_TIMEOUT"
+        "FAL_PROXY_SOMETHING_ELSE_ALTOGETHER='x' cannot be used: there is no such option;"
+        f" there is {there_is}"
     )
 
 
@@ -216,11 +284,32 @@ def test_no_word_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("forward_headers", "x-one, X-Two", ["x-one", "X-Two"], id="headers"),
         pytest.param("forward_headers", "\nx-one,\nx-two,\n", ["x-one", "x-two"], id="lines"),
         pytest.param("forward_headers", "", [], id="no-headers"),
+        pytest.param("allowed_urls", "\nstrict\n", list(STRICT_URLS), id="strict"),
+        pytest.param("allowed_endpoints", "\na/b,\nc/*\n", ["a/b", "c/*"], id="endpoints"),
         pytest.param("key", " id:secret ", "id:secret", id="key"),
     ],
 )
 def test_an_ini_option_is_read(option: str, text: str, value: object) -> None:
     assert options_from_ini({option: text}) == {option: value}
+
+
+def test_limits_stand_one_to_a_line_too() -> None:
+    assert options_from_ini({"limits": "\n20/minute\n1000/day global,\n"}) == {
+        "limits": ["20/minute", "1000/day global"]
+    }
+
+
+def test_a_storage_is_not_shown_since_it_may_hold_a_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAL_PROXY_LIMITS_STORAGE", "memcached://u:s3cret@host")
+
+    with pytest.raises(SettingsError) as caught:
+        options_from_environment()
+
+    assert str(caught.value).startswith(
+        "FAL_PROXY_LIMITS_STORAGE=<redacted> cannot be used: memory://, or redis://"
+    )
 
 
 def test_a_key_file_is_a_key() -> None:
@@ -276,8 +365,8 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
         pytest.param(
             "pool_manager",
             "x",
-            "pool_manager='x' cannot be used: there is no such option; there is connect_timeout,"
-            " forward_headers, key, key_file, max_body_bytes, prefix, read_timeout",
+            "pool_manager='x' cannot be used: there is no such option; there is "
+            + ", ".join(sorted(_PARSERS)),
             id="not-as-text",
         ),
     ],
@@ -291,10 +380,15 @@ def test_an_ini_option_that_cannot_be_used_is_refused(option: str, text: str, me
 
 _OPTIONS: Final = (
     "prefix",
+    "allowed_urls",
+    "allowed_endpoints",
     "connect_timeout",
     "read_timeout",
     "max_body_bytes",
     "forward_headers",
+    "cors_origins",
+    "limits",
+    "limits_storage",
     "key",
     "key_file",
 )

@@ -1260,3 +1260,28 @@ def test_what_has_not_started_makes_no_pool_manager() -> None:
     with pytest.raises(RuntimeError, match="has not been started"):
         fake.pool_manager()
     fake.stop()
+
+
+def test_streams_that_were_left_do_not_take_the_next_ones_steps() -> None:
+    with FakeFal(step_seconds=None) as fal:
+        headers = {"Host": "fal.run", "Authorization": f"Key {fal.key}"}
+
+        def stream(http: urllib3.PoolManager) -> urllib3.BaseHTTPResponse:
+            return http.request(
+                "POST",
+                f"http://127.0.0.1:{fal.port}/fal-ai/flux/stream",
+                json={"prompt": "a fox"},
+                headers=headers,
+                preload_content=False,
+            )
+
+        with urllib3.PoolManager() as http:
+            before = stream(http)
+            fal._app.begin_anew()
+            # To its end, without a step.
+            assert before.data.count(b"data: ") == 5
+            assert fal.requests == []
+            after = stream(http)
+            for _ in range(4):
+                fal.advance()
+            assert after.data.count(b"data: ") == 5

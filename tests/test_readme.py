@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from inspect import signature
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.test import Client
 
@@ -14,6 +14,7 @@ from wsgi_fal_proxy import FalProxyMiddleware, environment
 from wsgi_fal_proxy.__main__ import _parser, _welcome, _whose
 from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT
 from wsgi_fal_proxy.errors import FalProxyError, Truncated
+from wsgi_fal_proxy.globs import endpoint_globs, url_globs
 from wsgi_fal_proxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,6 +99,32 @@ def test_the_run_is_what_the_command_prints() -> None:
     assert _welcome(f"http://127.0.0.1:8000{prefix}", prefix, whose) == shown
 
 
+def test_the_patterns_match_what_the_table_says() -> None:
+    for row in rows("### Which models"):
+        (pattern,), matched, unmatched = (re.findall("`([^`]+)`", cell) for cell in row)
+        urls = pattern.partition("/")[0].endswith("fal.run") or "fal.ai" in pattern
+        globs = url_globs([pattern]) if urls else endpoint_globs([pattern])
+        assert all(globs.match(text if urls else f"/{text}") for text in matched)
+        assert not any(globs.match(text if urls else f"/{text}") for text in unmatched)
+
+
+def test_the_example_with_allowlists_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "allowed_endpoints" in text]
+    monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
+    monkeypatch.setenv("FAL_KEY", fal.key)
+    namespace: dict[str, Any] = {"app": lambda environ, start_response: None}
+    exec(code, namespace)
+    client = Client(namespace["app"])
+    for endpoint, status in (
+        ("fal-ai/flux/dev", 200),
+        ("fal-ai/kling-video/v2", 200),
+        ("fal-ai/veo3", 412),
+    ):
+        headers = {"x-fal-target-url": f"https://fal.run/{endpoint}"}
+        answer = client.post("/api/fal/proxy", json={"prompt": "x"}, headers=headers, buffered=True)
+        assert answer.status_code == status
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     (command,) = [text for kind, text in BLOCKS if kind == "sh" and "pytest" in text]
     essence = command.strip().removeprefix("python3 -m venv .venv && . .venv/bin/activate && ")
@@ -118,10 +145,10 @@ def test_the_example_with_the_fake_fal_runs() -> None:
 def test_the_example_behind_flasks_own_authentication_runs(
     fal: FakeFal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = [text for kind, text in BLOCKS if kind == "python" and "flask" in text]
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "from flask" in text]
     monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
     monkeypatch.setenv("FAL_KEY", fal.key)
-    code = code.replace("fal = FalProxy()", "fal = FalProxy()\napp = Flask(__name__)")
+    code = code.replace("\n\n\n@app", "\napp = Flask(__name__)\n\n\n@app")
     namespace: dict[str, object] = {"__name__": "__main__"}
     exec(code, namespace)
     app = namespace["app"]
@@ -137,4 +164,25 @@ def test_the_example_behind_flasks_own_authentication_runs(
         session["user"] = "someone"
     answer = client.post("/api/fal/proxy", **call)
     assert answer.json["prompt"] == "a fox"
+    assert len(fal.requests) == 1
+
+
+def test_the_example_of_who_may_call_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "Refuse(401" in text]
+    monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
+    monkeypatch.setenv("FAL_KEY", fal.key)
+    namespace: dict[str, object] = {"app": lambda environ, start_response: None}
+    exec(code, namespace)
+    client = Client(namespace["app"])  # type: ignore[arg-type]
+    statuses = {}
+    for user in (None, "ada"):
+        for model in ("flux/dev", "flux/pro"):
+            answer = client.post(
+                "/api/fal/proxy",
+                json={"prompt": "a fox"},
+                headers={"x-fal-target-url": f"https://fal.run/fal-ai/{model}"},
+                environ_base={"beaker.session": {} if user is None else {"user": user}},
+            )
+            statuses[user, model] = answer.status_code
+    assert list(statuses.values()) == [401, 401, 200, 403]
     assert len(fal.requests) == 1

@@ -335,6 +335,7 @@ def test_refusals_are_not_logged_and_what_the_owner_should_know_is(
 ) -> None:
     caplog.set_level(logging.DEBUG, "wsgi_fal_proxy")
     app = webtest.TestApp(FalProxy(pool_manager=fal.pool_manager()), lint=True)
+    caplog.clear()
     app.get("/", status=400)
     assert caplog.messages == []
     app.get("/", headers={TARGET: RUN}, status=500)

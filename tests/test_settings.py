@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import urllib3
 
+from wsgi_fal_proxy import allow_anyone
 from wsgi_fal_proxy.credentials import KeyFile
 from wsgi_fal_proxy.settings import Options, Settings, SettingsError
 
@@ -53,6 +54,8 @@ POOL_MANAGER = urllib3.PoolManager()
             "forward_headers", ["x-falcon", "x-forwarded"], id="forward-headers-near-ours"
         ),
         pytest.param("pool_manager", POOL_MANAGER, id="pool-manager"),
+        pytest.param("observer", print, id="observer"),
+        pytest.param("authorize", allow_anyone, id="authorize"),
     ],
 )
 def test_usable_value_is_held(name: str, value: object) -> None:
@@ -60,6 +63,22 @@ def test_usable_value_is_held(name: str, value: object) -> None:
 
 
 SECONDS = "a number of seconds above 0, up to 1000000, or None for no limit"
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        ("observer", "a callable, or None"),
+        ("authorize", "a callable that is given a FalRequest, or None to serve every caller"),
+    ],
+)
+@pytest.mark.parametrize("value", [0, "print", True])
+def test_what_cannot_be_called_is_refused(name: str, accepted: str, value: object) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.build({name: value})
+    assert (caught.value.name, caught.value.accepted) == (name, accepted)
+
+
 BYTES = "a whole number of bytes, 0 or more"
 NAMES = "a list of header names"
 NAME = "each must be a header name, such as x-request-id"
@@ -211,9 +230,7 @@ def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
         pytest.param("max_body", "did you mean max_body_bytes?", id="shorter"),
         pytest.param(
             "zzz",
-            "there is connect_timeout, forward_headers, key, max_body_bytes, max_concurrent,"
-            " pool_manager,"
-            " read_timeout, total_timeout",
+            f"there is {', '.join(sorted(Settings.names()))}",
             id="like-none",
         ),
     ],

@@ -9,18 +9,27 @@ Wrap an application:
 and point fal's client at it: `fal.config({ proxyUrl: "/api/fal/proxy" })`.
 """
 
+from wsgi_fal_proxy.allowlist import STRICT_URLS
+from wsgi_fal_proxy.authorize import Allow, FalRequest, Refuse, allow_anyone
 from wsgi_fal_proxy.credentials import KeyFile
 from wsgi_fal_proxy.errors import FalProxyError
 from wsgi_fal_proxy.middleware import FalProxyMiddleware
+from wsgi_fal_proxy.observer import CallRecord
 from wsgi_fal_proxy.relay import FalProxy
 from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.version import __version__
 
 __all__ = [
+    "STRICT_URLS",
+    "Allow",
+    "CallRecord",
     "FalProxy",
     "FalProxyError",
     "FalProxyMiddleware",
+    "FalRequest",
     "KeyFile",
+    "Refuse",
     "SettingsError",
     "__version__",
+    "allow_anyone",
 ]

@@ -15,7 +15,9 @@ from werkzeug.serving import make_server
 from werkzeug.utils import ImportStringError, import_string
 
 from wsgi_fal_proxy.answers import own_answer
+from wsgi_fal_proxy.authorize import allow_anyone
 from wsgi_fal_proxy.configuration import has_key, options_from_environment
+from wsgi_fal_proxy.credentials import Credentials
 from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed
 from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
 from wsgi_fal_proxy.playground import PATH, Playground
@@ -51,6 +53,7 @@ environment:
   FAL_PROXY_READ_TIMEOUT     seconds for fal's answer to begin, and then between two pieces of
                              it, or none (default: 300)
   FAL_PROXY_MAX_BODY_BYTES   the largest request body that is relayed (default: 33554432)
+  FAL_PROXY_CORS_ORIGINS     other origins whose pages may use the proxy (default: none)
 
 This server is for development. To serve others: gunicorn wsgi_fal_proxy.wsgi
 """
@@ -75,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fake = stack.enter_context(FakeFal()) if given.fake or not has_key() else None
             if fake is not None:
                 options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
+            # Who can spend whose money is among the first things that it says.
+            options["authorize"] = allow_anyone
+            Credentials(options.get("key")).authorization({})
             application = _application(given.app, options)
             if given.playground:
                 application = _with_playground(application, prefix, fake, given.playground_client)
@@ -123,12 +129,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _application(name: str | None, options: dict[str, Any]) -> WSGIApplication:
     if name is None:
-        site = Site(**options)
-        site.check_key({})
-        return site
-    middleware = FalProxyMiddleware(_imported(name), **options)
-    middleware.proxy.check_key({})
-    return middleware
+        return Site(**options)
+    return FalProxyMiddleware(_imported(name), **options)
 
 
 def _with_playground(

@@ -37,6 +37,12 @@ _JSON: Final = re.compile(
     rf"application/json(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?+)*+[ \t]*+",
     re.IGNORECASE | re.ASCII,
 )
+# JSON is in UTF-8 (RFC 8259 section 8.1) and its media type has no parameter (section 11); clients
+# add this one, and another charset may make something else of the same bytes.
+_JSON_IN_UTF_8: Final = re.compile(
+    r'application/json[ \t]*+(?:;[ \t]*+charset=(?:utf-8|"utf-8")[ \t]*+)?+;?',
+    re.IGNORECASE | re.ASCII,
+)
 
 
 class RequestBody:
@@ -89,6 +95,12 @@ class RequestBody:
         if self.length is not None and self.length > self._max_bytes:
             raise self._too_large()
 
+    @property
+    def taken(self) -> int:
+        """Bytes that were read so far, unless reading has failed."""
+        whole = self._max_bytes + 1 if self.length is None else max(self.length, 0)
+        return whole - self._unread
+
     def read_ahead(self) -> bytes:
         """Read the first piece, which is the whole of any small body.
 
@@ -102,6 +114,23 @@ class RequestBody:
         if self._first is None:
             self._first = self._read_exactly(min(self._unread, PIECE_BYTES))
         return self._first
+
+    def text(self) -> str | None:
+        """Read the body whole; it is still relayed as it came.
+
+        None for one that is larger than a piece, or not in UTF-8, or not said to be.
+
+        Raises:
+            BodyIncomplete: The body ended before its declared length, or could not be read.
+        """
+        if self.length is None or self.length > PIECE_BYTES:
+            return None
+        if not _JSON_IN_UTF_8.fullmatch(self._content_type):
+            return None
+        try:
+            return self.read_ahead().decode()
+        except UnicodeDecodeError:
+            return None
 
     def rest(self) -> Iterator[bytes]:
         """Read what comes after the first piece.

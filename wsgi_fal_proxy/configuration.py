@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from wsgi_fal_proxy.allowlist import STRICT_URLS
 from wsgi_fal_proxy.credentials import KeyFile
 from wsgi_fal_proxy.environment import KEY_VARIABLES, OPTION_PREFIX, option_variables, variable
 from wsgi_fal_proxy.middleware import path_prefix
@@ -93,13 +94,48 @@ def _names(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
+def _endpoints(text: str) -> list[str]:
+    # Set, and to nothing: who wrote that did not mean all.
+    if not (patterns := _names(text)):
+        raise SettingsError("", text, "patterns with commas between them")
+    return patterns
+
+
+def _urls(text: str) -> list[str]:
+    return [
+        pattern
+        for word in _endpoints(text)
+        for pattern in (STRICT_URLS if word == "strict" else [word])
+    ]
+
+
+def _limits(text: str) -> list[str]:
+    # Spaces are in limits: "1000/day global".
+    return [limit.strip() for limit in text.replace("\n", ",").split(",") if limit.strip()]
+
+
 _PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "prefix": str,
+    "allowed_urls": _urls,
+    "allowed_endpoints": _endpoints,
     "connect_timeout": _seconds,
     "read_timeout": _seconds,
     "max_body_bytes": _bytes,
     "forward_headers": _names,
+    "limits": _limits,
+    "limits_storage": str,
+    "cors_origins": _names,
     "key": str,
     "key_file": _key_file,
 }
-_IN_THE_ENVIRONMENT: Final = ("prefix", "connect_timeout", "read_timeout", "max_body_bytes")
+_IN_THE_ENVIRONMENT: Final = (
+    "prefix",
+    "allowed_urls",
+    "allowed_endpoints",
+    "limits",
+    "limits_storage",
+    "connect_timeout",
+    "read_timeout",
+    "max_body_bytes",
+    "cors_origins",
+)

@@ -19,11 +19,14 @@ class FalProxyError(Exception):
         detail: One sentence for the person who meets it. Safe to show to a client: it never
             holds the key, nor anything of the request but what the client itself sent as target.
         headers: Header fields that the status obliges us to send, such as `Allow`.
+        may_be_billed: Whether fal may charge for the call all the same; what limits have taken
+            for it is then not given back.
     """
 
     status: ClassVar[str]
     reason: ClassVar[str]
-    headers: ClassVar[tuple[tuple[str, str], ...]] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    may_be_billed: ClassVar[bool] = False
     default_detail: ClassVar[str]
 
     def __init__(self, detail: str | None = None) -> None:
@@ -33,6 +36,53 @@ class FalProxyError(Exception):
 
 class Refusal(FalProxyError):
     """The request is not one that may be relayed; fal has not acted on it."""
+
+
+class Unauthenticated(Refusal):
+    """The option `authorize` said 401; RFC 9110 section 15.5.2 asks for a challenge."""
+
+    status = "401 Unauthorized"
+    reason = "unauthenticated"
+    # Of the registered schemes the one that no browser asks a password for.
+    headers = (("WWW-Authenticate", "Bearer"),)
+    default_detail = "This app wants to know who you are: sign in, and try again."
+
+
+class Forbidden(Refusal):
+    """The option `authorize` said 403."""
+
+    status = "403 Forbidden"
+    reason = "forbidden"
+    default_detail = "This app does not let you make this call."
+
+
+class AuthorizeFailed(Refusal):
+    """The option `authorize` raised, or gave no answer that it may give."""
+
+    status = "403 Forbidden"
+    reason = "authorize_failed"
+    default_detail = "This app could not tell whether you may make this call."
+
+
+class LimitExceeded(Refusal):
+    """One of the option `limits` leaves no room for the call; RFC 6585 section 4."""
+
+    status = "429 Too Many Requests"
+    reason = "limit_exceeded"
+    default_detail = "This app's limit on calls is reached; try again later."
+
+    def __init__(self, detail: str, headers: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(detail)
+        self.headers = headers
+
+
+class LimitsUnavailable(Refusal):
+    """What the option `limits` counts in does not answer; see the option `limits_fail_open`."""
+
+    status = "503 Service Unavailable"
+    reason = "limits_unavailable"
+    headers = (("Retry-After", "5"),)
+    default_detail = "The fal proxy cannot count calls at the moment; try again shortly."
 
 
 class MethodNotAllowed(Refusal):
@@ -117,6 +167,50 @@ class TargetHostNotAllowed(Refusal):
     default_detail = "The target's host is not under fal.ai or fal.run."
 
 
+class TargetNotAllowed(Refusal):
+    """The option `allowed_urls` does not name the target; what it names is not told."""
+
+    status = "412 Precondition Failed"
+    reason = "target_not_allowed"
+    default_detail = (
+        "This app does not let you call this URL: no pattern of the proxy's option allowed_urls"
+        " matches its host, path and query."
+    )
+
+
+class EndpointNotAllowed(Refusal):
+    """The option `allowed_endpoints` does not name what would be run; what it names is not told."""
+
+    status = "412 Precondition Failed"
+    reason = "endpoint_not_allowed"
+    default_detail = (
+        "This app does not let you run this: no pattern of the proxy's option allowed_endpoints"
+        " matches the endpoint, of which a subpath such as /stream is part."
+    )
+
+
+class TargetAmbiguous(Refusal):
+    """With an allowlist: the path may mean to fal another one than it says."""
+
+    status = "412 Precondition Failed"
+    reason = "target_ambiguous"
+    default_detail = (
+        "The path of the target is not plain: empty or dot segments, percent-encoding, semicolons"
+        " and the like are not taken here, as servers differ over what they mean."
+    )
+
+
+class BodyAmbiguous(Refusal):
+    """With `allowed_endpoints`: which apps the body asks for cannot be told beyond doubt."""
+
+    status = "412 Precondition Failed"
+    reason = "body_ambiguous"
+    default_detail = (
+        "The body must be what fal's own client sends to this URL: one JSON object of at most"
+        " 65,536 bytes, in UTF-8, with no other and no repeated key."
+    )
+
+
 class UnsupportedMediaType(Refusal):
     """Rule 4 of the formula."""
 
@@ -154,6 +248,8 @@ class InternalError(FalProxyError):
 
     status = "500 Internal Server Error"
     reason = "internal_error"
+    # It may have come after fal was asked.
+    may_be_billed = True
     default_detail = "The fal proxy failed; its server's log says more."
 
 
@@ -231,6 +327,7 @@ class ReadTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "read_timeout"
+    may_be_billed = True
     default_detail = "The target did not answer in time."
 
 
@@ -239,6 +336,7 @@ class TotalTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "total_timeout"
+    may_be_billed = True
     default_detail = "The target did not answer within the time that a call may take."
 
 
@@ -247,6 +345,7 @@ class ClientGone(GatewayError):
 
     status = "502 Bad Gateway"
     reason = "client_gone"
+    may_be_billed = True
     default_detail = "The client closed its connection before the target answered."
 
 

@@ -76,6 +76,21 @@ _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _FAL_PREFIX: Final = "HTTP_X_FAL_"
 _OURS: Final = frozenset({TARGET_HEADER, "HTTP_X_FAL_CLIENT_PROXY"})
+# docs.fal.ai, "Platform Headers", and what fal's client sends with an upload: how an endpoint is
+# run, and never which.
+_KNOWN_TO_BE_HARMLESS: Final = frozenset(
+    {
+        "x-fal-client-proxy",
+        "x-fal-no-retry",
+        "x-fal-object-lifecycle",
+        "x-fal-object-lifecycle-preference",
+        "x-fal-queue-priority",
+        "x-fal-request-timeout",
+        "x-fal-request-timeout-type",
+        "x-fal-runner-hint",
+        "x-fal-store-io",
+    }
+)
 
 
 class Fields:
@@ -192,6 +207,15 @@ def _name(key: str) -> str:
 def _invalid(name: str) -> HeaderInvalid:
     detail = f"The request header {name} holds a character that no header may hold."
     return HeaderInvalid(detail)
+
+
+def without_unknown(headers: HeaderList) -> HeaderList:
+    """Leave out each `x-fal-*` that is not known: it might choose what is run, or for whom."""
+    return [
+        item
+        for item in headers
+        if not (name := item[0].lower()).startswith("x-fal-") or name in _KNOWN_TO_BE_HARMLESS
+    ]
 
 
 def response_headers(fields: Fields) -> HeaderList:

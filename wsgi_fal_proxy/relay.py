@@ -13,14 +13,25 @@ from typing import TYPE_CHECKING, Final, Unpack
 from wsgi_fal_proxy.answers import own_answer
 from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.coding import content_coding
-from wsgi_fal_proxy.credentials import Credentials
-from wsgi_fal_proxy.errors import FalProxyError, InternalError, MethodNotAllowed, Refusal
+from wsgi_fal_proxy.cors import Cors
+from wsgi_fal_proxy.credentials import Credentials, KeyFile
+from wsgi_fal_proxy.errors import (
+    FalProxyError,
+    InternalError,
+    KeyMissing,
+    MethodNotAllowed,
+    Refusal,
+)
+from wsgi_fal_proxy.gate import Gate
 from wsgi_fal_proxy.headers import (
     TARGET_HEADER,
     environ_key,
     request_headers,
     response_headers,
+    without_unknown,
 )
+from wsgi_fal_proxy.limiting import is_unbilled
+from wsgi_fal_proxy.observer import Observation
 from wsgi_fal_proxy.relaying import Content, Relaying
 from wsgi_fal_proxy.settings import Options, Settings
 from wsgi_fal_proxy.target import Target
@@ -54,6 +65,37 @@ class FalProxy:
                 and returns the key for this request (`KeyFile` makes one that reads a file). None,
                 the default, means the environment: `FAL_KEY`, else the file that `FAL_KEY_FILE`
                 names, else `FAL_KEY_ID` and `FAL_KEY_SECRET`, looked up at each request.
+            authorize (callable or None): Decides who may call: it is given a `FalRequest`, and
+                returns `Allow`, perhaps with an identity, or `Refuse`. What it raises refuses.
+                It must not read the body. Default None: every caller is served.
+            allowed_urls (list of patterns or None): What may be called: host, path and query must
+                match one, as they will be sent. `*` stays within a segment, `**` crosses them, and
+                nothing else is special: `queue.fal.run/fal-ai/**`. `STRICT_URLS` is what fal's own
+                clients call. Default None, as an empty list: all of fal.ai and fal.run.
+            allowed_endpoints (list of patterns or None): What may be run: the endpoint, such as
+                `fal-ai/flux/dev`, must match one. Asking for a request's status or result,
+                cancelling it, and uploads are free; all else that names no endpoint is refused.
+                Tokens and WebRTC sessions are checked by what their bodies name, and unknown
+                `x-fal-*` headers are not sent. Default None, as an empty list: every endpoint.
+            report_only (bool): Log what these two would refuse, and relay it. Default False.
+            limits (list of text): How much each caller may spend, such as `["20/minute", "200/day",
+                "1000/day global"]`: per second, minute, hour or day, or several of these (`"500/7
+                days"`). A caller is who `authorize` says, else a remote address; "global" is for
+                all callers together. It needs `pip install 'limits[redis]'`. Default none.
+            costs (dict of text to int, or None): What a call counts for, by globs over its
+                endpoint: `{"fal-ai/veo3/**": 20}`; where several match, the dearest. Default None,
+                1 for each.
+            limits_storage (text): Where it is counted: "memory://", the default, in each process
+                for itself; "redis://...", "rediss://..." or "redis+unix://..." for all processes
+                and machines together.
+            limits_fail_open (bool): Whether calls are relayed, uncounted, while that does not
+                answer. Default False: they are answered 503.
+            cors_origins (list of origins): Other origins whose pages may use the proxy, such as
+                `https://app.example.com`; `localhost` among them stands for this machine, on any
+                port. Default none.
+            observer (callable or None): Is given a `CallRecord` once for each request, when it is
+                over, on the thread that served it. What it raises is logged, and does no harm.
+                Default None.
             connect_timeout (seconds or None): To connect, over all of the host's addresses and the
                 TLS handshake together. It does not bound the name lookup. With a pool_manager
                 given: for each address, and again for the handshake. Default 10. None waits for as
@@ -83,6 +125,14 @@ class FalProxy:
         self._max_body_bytes = settings.max_body_bytes
         self._forwarded = frozenset(map(environ_key, settings.forward_headers))
         self._credentials = Credentials(settings.key)
+        if settings.key is None or isinstance(settings.key, str | KeyFile):
+            self._warn_of_key()
+        gate = Gate(settings)
+        gate.warn_if_open()
+        self._gate = None if gate.is_open else gate
+        self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
+        self._observer = settings.observer
+        self._allowlist = gate.allowlist
         self._upstream = Upstream(settings)
         self._total_timeout = settings.total_timeout
         limit = settings.max_concurrent
@@ -91,22 +141,25 @@ class FalProxy:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
         body = RequestBody(environ, self._max_body_bytes)
+        if self._cors is not None:
+            if self._cors.is_preflight(environ):
+                body.discard()
+                return self._cors.preflight(environ, start_response)
+            start_response = self._cors.sharing(environ, start_response)
         relaying = Relaying(self._slots, self._total_timeout)
+        if self._observer is not None:
+            relaying.seen = Observation(self._observer, environ["REQUEST_METHOD"])
         try:
             response = self._relay(environ, body, relaying)
             return _answer(environ, response, relaying, start_response)
         except FalProxyError as error:
             relaying.log(error)
-            relaying.end()
-            body.discard()
-            return own_answer(error, environ, start_response)
+            return _own_answer(error, environ, body, relaying, start_response)
         except Exception:
             _logger.exception("The fal proxy failed on a request; please report this.")
-            relaying.end()
-            body.discard()
-            return own_answer(InternalError(), environ, start_response)
+            return _own_answer(InternalError(), environ, body, relaying, start_response)
         except BaseException:
-            relaying.end()
+            relaying.drop()
             raise
 
     def check_key(self, environ: WSGIEnvironment) -> None:
@@ -118,19 +171,39 @@ class FalProxy:
         """
         self._credentials.authorization(environ)
 
+    def _warn_of_key(self) -> None:
+        """Log what is wrong with the key now; not fatal, as it may be set, or set right, later."""
+        try:
+            self.check_key({})
+        except FalProxyError as error:
+            level = logging.WARNING if isinstance(error, KeyMissing) else logging.ERROR
+            _logger.log(level, "%s: %s", error.reason, error.detail)
+
     def _relay(
         self, environ: WSGIEnvironment, body: RequestBody, relaying: Relaying
     ) -> UpstreamResponse:
         method: str = environ["REQUEST_METHOD"]
         target = _accepted_target(method, environ.get(TARGET_HEADER))  # rules 1 to 3
+        if relaying.seen is not None:
+            relaying.seen.accepted(target)
+        if self._allowlist is not None:
+            self._allowlist.check_target(method, target)
         body.accept()  # rule 4
+        if self._gate is not None:
+            identity = self._gate.admit(environ, method, target, body, relaying.seen)
+            relaying.taken = self._gate.take(environ, method, target, identity)
         authorization = self._credentials.authorization(environ)  # rule 5
         headers = request_headers(
             environ, host=target.host, authorization=authorization, forwarded=self._forwarded
         )
+        if self._allowlist is not None and self._allowlist.narrows_headers:
+            headers = without_unknown(headers)
         relaying.begin(environ, method, target)
         # Rules 6 to 8: `_answer`.
-        return self._upstream.send(relaying.call, method, target, headers, body)
+        response = self._upstream.send(relaying.call, method, target, headers, body)
+        if relaying.seen is not None:
+            relaying.seen.head_came(body.taken, response.request_id)
+        return response
 
 
 def _accepted_target(method: str, text: str | None) -> Target:
@@ -155,6 +228,8 @@ def _answer(
 ) -> Iterable[bytes]:
     """Pass fal's answer on: its status, its headers, and its content as it comes."""
     relaying.request_id = response.request_id
+    if relaying.taken is not None:
+        relaying.settle(billed=not is_unbilled(response.status))
     try:
         response.begin()
         coding = content_coding(response.fields) if response.has_content else None
@@ -169,7 +244,35 @@ def _answer(
     except BaseException:
         response.close()
         raise
+    content: Iterable[bytes]
     if whole is None:
-        return Content(environ, response, relaying, coding)
+        content = Content(environ, response, relaying, coding)
+    else:
+        relaying.end()
+        content = [whole] if whole else []
+    if relaying.seen is None:
+        return content
+    return relaying.seen.answered(response.status, content, None if coding else length)
+
+
+def _own_answer(
+    error: FalProxyError,
+    environ: WSGIEnvironment,
+    body: RequestBody,
+    relaying: Relaying,
+    start_response: StartResponse,
+) -> Iterable[bytes]:
+    """Answer with an error, and leave the connection in step."""
     relaying.end()
-    return [whole] if whole else []
+    relaying.settle(billed=error.may_be_billed)
+    if relaying.seen is not None:
+        relaying.seen.failed(error, body.taken)
+    body.discard()
+    try:
+        pieces = own_answer(error, environ, start_response)
+    except BaseException:
+        relaying.drop()
+        raise
+    if relaying.seen is None:
+        return pieces
+    return relaying.seen.answered(int(error.status[:3]), pieces, sum(map(len, pieces)))

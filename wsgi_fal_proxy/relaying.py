@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import threading
     from wsgiref.types import WSGIEnvironment
 
+    from wsgi_fal_proxy.limiting import GiveBack
+    from wsgi_fal_proxy.observer import Observation
     from wsgi_fal_proxy.target import Target
     from wsgi_fal_proxy.upstream import UpstreamResponse
 
@@ -28,19 +30,38 @@ class Relaying:
     Args:
         slots: One is taken for each request that is being relayed; None for no limit.
         total_timeout: The option.
+
+    Attributes:
+        call: By which it can be broken off.
+        request_id: The id that fal gave the request, where it told.
+        seen: What the observer will be told; None without one.
     """
 
-    __slots__ = ("_fd", "_method", "_on_gone", "_slots", "_taken", "_target", "call", "request_id")
+    __slots__ = (
+        "_fd",
+        "_method",
+        "_on_gone",
+        "_slots",
+        "_taken",
+        "_target",
+        "call",
+        "request_id",
+        "seen",
+        "taken",
+    )
 
     def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
         self.call = Call(total_timeout)
         self._method = ""
         self._target: Target | None = None
         self.request_id: str | None = None
+        self.seen: Observation | None = None
         self._slots = slots
         self._taken = False
         self._fd: int | None = None
         self._on_gone = self.call.abort
+        # Gives back what limits have taken for this request, until it is settled.
+        self.taken: GiveBack | None = None
 
     def begin(self, environ: WSGIEnvironment, method: str, target: Target) -> None:
         """Take a slot, and watch the client.
@@ -66,6 +87,18 @@ class Relaying:
             self._taken = False
             self._slots.release()
 
+    def drop(self) -> None:
+        """Give back what is held, of a request that is not to be answered."""
+        self.end()
+        if self.seen is not None:
+            self.seen.tell()
+
+    def settle(self, *, billed: bool) -> None:
+        """Let what limits have taken be taken, or give it back; the first word is the last."""
+        give_back, self.taken = self.taken, None
+        if give_back is not None and not billed:
+            give_back()
+
     def hang_up(self, environ: WSGIEnvironment) -> bool:
         """Have done with a client that has left; tell whether it has.
 
@@ -77,6 +110,8 @@ class Relaying:
         fd = client_fd(environ)
         if fd is not None:
             reset(fd)
+        if self.seen is not None:
+            self.seen.client_left = True
         self.end()
         return True
 

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
 
+from wsgi_fal_proxy import counting, rates
+from wsgi_fal_proxy.cors import wrong_origin
+from wsgi_fal_proxy.globs import PatternInvalid, endpoint_globs, url_globs
 from wsgi_fal_proxy.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES, TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     import urllib3
 
+    from wsgi_fal_proxy.authorize import Authorize
     from wsgi_fal_proxy.credentials import KeySource
+    from wsgi_fal_proxy.observer import Observer
 
 
 _SHOWN_LENGTH: Final = 16
 # Eleven days. A socket cannot wait for longer than 2^31 milliseconds.
 _MAX_SECONDS: Final = 1_000_000
-# An option by such a name, known or not, may have been given the key.
-_SECRET_NAME: Final = re.compile("key|secret|token|password|credential|auth", re.IGNORECASE)
+# An option by such a name, known or not, may have been given the key, or a store's password.
+_SECRET_NAME: Final = re.compile("key|secret|token|password|credential|auth|storage", re.IGNORECASE)
 
 
 class SettingsError(ValueError):
@@ -43,6 +49,16 @@ class Options(TypedDict, total=False):
     """The keyword options of `FalProxy`, which documents them."""
 
     key: str | KeySource | None
+    authorize: Authorize | None
+    allowed_urls: Collection[str] | None
+    allowed_endpoints: Collection[str] | None
+    report_only: bool
+    limits: Sequence[str]
+    costs: Mapping[str, int] | None
+    limits_storage: str
+    limits_fail_open: bool
+    cors_origins: Collection[str]
+    observer: Observer | None
     connect_timeout: float | None
     read_timeout: float | None
     total_timeout: float | None
@@ -57,6 +73,16 @@ class Settings:
     """The options of `FalProxy`, which documents them. What cannot be used cannot be held."""
 
     key: str | KeySource | None = field(default=None, repr=False)
+    authorize: Authorize | None = None
+    allowed_urls: Collection[str] | None = None
+    allowed_endpoints: Collection[str] | None = None
+    report_only: bool = False
+    limits: Sequence[str] = ()
+    costs: Mapping[str, int] | None = None
+    limits_storage: str = field(default="memory://", repr=False)
+    limits_fail_open: bool = False
+    cors_origins: Collection[str] = ()
+    observer: Observer | None = None
     connect_timeout: float | None = 10.0
     read_timeout: float | None = 300.0
     total_timeout: float | None = None
@@ -69,6 +95,18 @@ class Settings:
         if not (self.key is None or callable(self.key) or _is_key_text(self.key)):
             accepted = "the key as text, a callable that returns it, or None for the environment"
             raise SettingsError("key", self.key, accepted)
+        if not (self.authorize is None or callable(self.authorize)):
+            accepted = "a callable that is given a FalRequest, or None to serve every caller"
+            raise SettingsError("authorize", self.authorize, accepted)
+        _check_patterns("allowed_urls", self.allowed_urls, url_globs)
+        _check_patterns("allowed_endpoints", self.allowed_endpoints, endpoint_globs)
+        _check_report_only(self)
+        _check_costs(self.costs, _checked_limits(self.limits))
+        _check_storage(self.limits_storage)
+        _check_bool("limits_fail_open", self.limits_fail_open)
+        _check_origins(self.cors_origins)
+        if not (self.observer is None or callable(self.observer)):
+            raise SettingsError("observer", self.observer, "a callable, or None")
         _check_seconds("connect_timeout", self.connect_timeout)
         _check_seconds("read_timeout", self.read_timeout)
         _check_seconds("total_timeout", self.total_timeout)
@@ -119,6 +157,31 @@ def _is_key_text(key: object) -> bool:
     return isinstance(key, str) and bool(key.strip())
 
 
+def _check_patterns(
+    name: str, patterns: object, compiled: Callable[[Iterable[str]], object]
+) -> None:
+    if patterns is None:
+        return
+    if not isinstance(patterns, list | tuple | set | frozenset):
+        raise SettingsError(name, patterns, "a list of patterns, or None to allow all")
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise SettingsError(name, pattern, "each pattern is text")
+        try:
+            compiled([pattern])
+        except PatternInvalid as error:
+            raise SettingsError(name, pattern, error.accepted) from error
+
+
+def _check_report_only(settings: Settings) -> None:
+    name, value = "report_only", settings.report_only
+    if not isinstance(value, bool):
+        raise SettingsError(name, value, "True or False")
+    if value and not (settings.allowed_urls or settings.allowed_endpoints):
+        accepted = "there is nothing to report without allowed_urls or allowed_endpoints"
+        raise SettingsError(name, value, accepted)
+
+
 def _check_seconds(name: str, value: Any) -> None:
     if value is None:
         return
@@ -141,6 +204,15 @@ def _check_bytes(name: str, value: object) -> None:
         raise SettingsError(name, value, "a whole number of bytes, 0 or more")
 
 
+def _check_origins(origins: object) -> None:
+    option = "cors_origins"
+    if not isinstance(origins, list | tuple | set | frozenset):
+        raise SettingsError(option, origins, "a list of origins")
+    for origin in origins:
+        if accepted := wrong_origin(origin):
+            raise SettingsError(option, origin, accepted)
+
+
 def _check_forwarded(names: object) -> None:
     option = "forward_headers"
     if not isinstance(names, list | tuple | set | frozenset):
@@ -153,3 +225,61 @@ def _check_forwarded(names: object) -> None:
         if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
             accepted = "this header is never forwarded, or is the proxy's own to set"
             raise SettingsError(option, name, accepted)
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise SettingsError(name, value, "True or False")
+
+
+_INSTALL: Final = "this needs more libraries: pip install 'limits[redis]'"
+
+
+def _checked_limits(texts: object) -> list[rates.Limit]:
+    if not isinstance(texts, list | tuple):
+        raise SettingsError("limits", texts, f"a list of limits, {rates.ACCEPTED}")
+    limits: list[rates.Limit] = []
+    for text in texts:
+        try:
+            limit = rates.limit(text)
+        except ImportError as error:
+            raise SettingsError("limits", text, _INSTALL) from error
+        except (ValueError, AttributeError) as error:
+            raise SettingsError("limits", text, f"each must be {rates.ACCEPTED}") from error
+        if any((limit.seconds, limit.is_global) == (a.seconds, a.is_global) for a in limits):
+            raise SettingsError("limits", text, "one limit for each window of time")
+        limits.append(limit)
+    return limits
+
+
+def _check_costs(costs: object, limits: list[rates.Limit]) -> None:
+    if costs is None:
+        return
+    if not isinstance(costs, Mapping):
+        accepted = "globs and what their calls count for, such as {'fal-ai/veo3/**': 20}, or None"
+        raise SettingsError("costs", costs, accepted)
+    if costs and not limits:
+        raise SettingsError("costs", costs, "what calls count for needs limits: set limits, too")
+    for glob, cost in costs.items():
+        if not isinstance(glob, str):
+            accepted = "each must be a pattern of endpoints, such as 'fal-ai/veo3/**'"
+            raise SettingsError("costs", glob, accepted)
+        try:
+            endpoint_globs([glob])
+        except PatternInvalid as error:
+            raise SettingsError("costs", glob, error.accepted) from error
+        if not isinstance(cost, int) or isinstance(cost, bool) or cost < 1:
+            raise SettingsError("costs", cost, "each must be a whole number, 1 or more")
+        for limit in limits:
+            if cost > limit.amount:
+                accepted = f"none may be over a limit, or no such call is ever made: {limit.text}"
+                raise SettingsError("costs", cost, accepted)
+
+
+def _check_storage(uri: Any) -> None:
+    try:
+        counting.store(uri)
+    except ImportError as error:
+        raise SettingsError("limits_storage", uri, _INSTALL) from error
+    except (ValueError, AttributeError) as error:
+        raise SettingsError("limits_storage", uri, counting.ACCEPTED) from error

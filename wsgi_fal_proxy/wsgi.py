@@ -5,12 +5,10 @@ Configured by the environment, read when this module is imported: see the README
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Final, NoReturn
 
 from wsgi_fal_proxy.configuration import options_from_environment
-from wsgi_fal_proxy.errors import FalProxyError
 from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.site import Site
 
@@ -26,15 +24,9 @@ def _refuse_to_start(error: SettingsError) -> NoReturn:
 
 def _application() -> Site:
     try:
-        site = Site(**options_from_environment())
+        return Site(**options_from_environment())
     except SettingsError as error:
         _refuse_to_start(error)
-    try:
-        site.check_key({})
-    except FalProxyError as error:
-        # Not fatal: the key may come later, and until then /healthz says so, too.
-        logging.getLogger("wsgi_fal_proxy").error("%s: %s", error.reason, error.detail)
-    return site
 
 
 application = _application()

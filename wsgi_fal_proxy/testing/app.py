@@ -184,6 +184,15 @@ class FakeFalApp:
         """Let all streams run to their end."""
         self._pace.stop()
 
+    def begin_anew(self) -> None:
+        """Let the streams that there are run to their end, and forget all requests.
+
+        So that what one test has left undone does not take another test's `advance`.
+        """
+        self._pace.stop()
+        self._pace = _Pace(None if self._step_seconds == math.inf else self._step_seconds)
+        self.requests.clear()
+
     def answer_next(self, response: Response) -> None:
         """Answer the next request to a fal host that has the right key with this."""
         self._scripted.append(response)
@@ -244,9 +253,10 @@ class FakeFalApp:
         return _event_stream(self._paced(models.progress(endpoint, result)))
 
     def _paced(self, events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        pace = self._pace
         for number, event in enumerate(events):
             if number:
-                self._pace.wait()
+                pace.wait()
             yield event
 
     # queue.fal.run

@@ -1,0 +1,206 @@
+"""What may be called, and what may be run: the owner's allowlists.
+
+All is compared as it will be sent. What cannot be compared, because servers may take it for
+something else than it says, is refused, and so is whatever is not known to be free.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+from wsgi_fal_proxy.errors import (
+    BodyAmbiguous,
+    EndpointNotAllowed,
+    Refusal,
+    TargetAmbiguous,
+    TargetNotAllowed,
+)
+from wsgi_fal_proxy.globs import PLAIN_PATH, app_globs, endpoint_globs, url_globs
+from wsgi_fal_proxy.operations import Kind, operation
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from wsgi_fal_proxy.body import RequestBody
+    from wsgi_fal_proxy.settings import Settings
+    from wsgi_fal_proxy.target import Target
+
+_logger: Final = logging.getLogger("wsgi_fal_proxy")
+
+STRICT_URLS: Final = (
+    "fal.run/**",
+    "queue.fal.run/**",
+    *(
+        f"{host}/{path}"
+        for host in ("rest.fal.ai", "rest.alpha.fal.ai")
+        for path in (
+            "storage/upload/initiate",
+            "storage/upload/initiate?storage_type=fal-cdn-v3",
+            "storage/upload/initiate-multipart?storage_type=fal-cdn-v3",
+            "storage/upload/complete-multipart?storage_type=fal-cdn-v3",
+            "tokens/",
+        )
+    ),
+    "wma.fal.run/ice",
+    "wma.fal.run/session",
+    "wma.fal.run/session/heartbeat",
+)
+"""For the option `allowed_urls`: what fal's own clients call, and no more."""
+
+# Keys of the bodies that name what is to be run, as fal's clients send them: its JavaScript
+# client's auth and realtime/wma. Another key might name more.
+_KEYS: Final = {
+    Kind.TOKEN: frozenset({"allowed_apps", "token_expiration"}),
+    Kind.SESSION: frozenset({"app_id", "sdp", "type"}),
+}
+
+
+class Allowlist:
+    """What the options `allowed_urls`, `allowed_endpoints` and `report_only` allow.
+
+    Args:
+        urls: Patterns; None or empty for all.
+        endpoints: Patterns; None or empty for all.
+        report_only: Whether a refusal is logged and not raised.
+
+    Attributes:
+        narrows_headers: Whether only known `x-fal-*` headers are to be sent.
+    """
+
+    def __init__(
+        self,
+        urls: Collection[str] | None,
+        endpoints: Collection[str] | None,
+        *,
+        report_only: bool = False,
+    ) -> None:
+        self._urls = url_globs(urls) if urls else None
+        self._names_endpoints = bool(endpoints)
+        self._endpoints = endpoint_globs(endpoints or ())
+        self._apps = app_globs(endpoints or ())
+        self._report_only = report_only
+        self.narrows_headers = self._names_endpoints and not report_only
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self | None:
+        """Make the one that is set; None where nothing is."""
+        urls, endpoints = settings.allowed_urls, settings.allowed_endpoints
+        if not (urls or endpoints):
+            return None
+        return cls(urls, endpoints, report_only=settings.report_only)
+
+    def check_target(self, method: str, target: Target) -> None:
+        """Decide by what stands in the target.
+
+        Raises:
+            TargetAmbiguous: Its path is not plain.
+            TargetNotAllowed: No pattern of `allowed_urls` matches.
+            EndpointNotAllowed: It may spend, and no pattern of `allowed_endpoints` matches.
+        """
+        try:
+            self._check_target(method, target)
+        except Refusal as refusal:
+            self._refuse(refusal, method, target)
+
+    def check_body(self, method: str, target: Target, body: RequestBody) -> None:
+        """Decide by what the body names, where that is what is run. Reads it only then.
+
+        Raises:
+            BodyAmbiguous: What it names cannot be told.
+            EndpointNotAllowed: No pattern of `allowed_endpoints` matches.
+            BodyIncomplete: The body ended before its declared length, or could not be read.
+        """
+        asked = operation(method, target).kind
+        if not self._names_endpoints or asked not in _KEYS:
+            return
+        try:
+            self._check_named(_strictly_parsed(body.text(), _KEYS[asked]))
+        except (BodyAmbiguous, EndpointNotAllowed) as refusal:
+            self._refuse(refusal, method, target)
+
+    def _check_target(self, method: str, target: Target) -> None:
+        if not PLAIN_PATH.fullmatch(target.path):
+            raise TargetAmbiguous
+        if self._urls is not None and not self._urls.match(target.host + target.request_target):
+            raise TargetNotAllowed
+        if not self._names_endpoints:
+            return
+        asked = operation(method, target)
+        # What the body names is for `check_body`.
+        if asked.spends and asked.kind not in _KEYS:
+            self._check_endpoint(asked.endpoint)
+
+    def _check_named(self, named: dict[str, Any]) -> None:
+        match named:
+            case {"app_id": str(endpoint)}:
+                self._check_endpoint(endpoint)
+            case {"allowed_apps": [*apps]} if apps and all(isinstance(app, str) for app in apps):
+                for app in apps:
+                    self._check_app(app)
+            case _:
+                raise BodyAmbiguous
+
+    def _check_endpoint(self, endpoint: str | None) -> None:
+        if endpoint is None or not (_is_plain(endpoint) and self._endpoints.match(f"/{endpoint}")):
+            raise EndpointNotAllowed
+
+    def _check_app(self, app: str) -> None:
+        """A token lets its holder run all of an app: fal's client names it without its owner."""
+        if not _is_plain(app):
+            raise BodyAmbiguous
+        if not self._apps.match(f"/{app}" if "/" in app else f"/*/{app}"):
+            detail = (
+                "This app does not let you have a token for this: a pattern of the proxy's option"
+                " allowed_endpoints must allow the whole app, and that of every owner where the"
+                " token names none, such as */flux/**."
+            )
+            raise EndpointNotAllowed(detail)
+
+    def _refuse(self, refusal: Refusal, method: str, target: Target) -> None:
+        if not self._report_only:
+            raise refusal
+        _logger.warning(
+            "%s: would be refused, but for report_only: %s %s%s, endpoint %s",
+            refusal.reason,
+            method,
+            target.host,
+            target.path,
+            operation(method, target).endpoint,
+        )
+
+
+def _is_plain(name: str) -> bool:
+    return not f"/{name}".endswith("/") and PLAIN_PATH.fullmatch(f"/{name}") is not None
+
+
+def _strictly_parsed(text: str | None, keys: frozenset[str]) -> dict[str, Any]:
+    """Parse an object of which no two parsers could make different things.
+
+    RFC 8259 leaves to each parser what a repeated key means (section 4), how deep it follows
+    (section 9), and whether it takes more than JSON.
+
+    Raises:
+        BodyAmbiguous: It is not such an object, or has other keys.
+    """
+    if text is None:
+        raise BodyAmbiguous
+    try:
+        value = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BodyAmbiguous from error
+    if not isinstance(value, dict) or not keys.issuperset(value):
+        raise BodyAmbiguous
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise BodyAmbiguous
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise BodyAmbiguous

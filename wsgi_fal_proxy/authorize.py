@@ -1,0 +1,105 @@
+"""Who may call: what the app's own check is given, and what it answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from wsgi_fal_proxy.errors import AuthorizeFailed, Forbidden, Unauthenticated
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
+    from wsgi_fal_proxy.operations import Operation
+    from wsgi_fal_proxy.target import Target
+
+_logger: Final = logging.getLogger("wsgi_fal_proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class FalRequest:
+    """A request that is about to be relayed, if it is allowed to be.
+
+    Attributes:
+        environ: The WSGI environ, with whatever the app's middleware has put there: a session, a
+            user. Not in the repr. The body must not be read from it.
+        method: `GET`, `POST` or `PUT`.
+        target: Where it would go: `target.host`, `target.path`, `target.request_target`.
+        operation: What it asks of fal: `operation.kind`, `operation.endpoint`, `operation.spends`.
+    """
+
+    environ: WSGIEnvironment = field(repr=False)
+    method: str
+    target: Target
+    operation: Operation
+
+    @property
+    def endpoint(self) -> str | None:
+        """The fal endpoint in the target's path, such as `fal-ai/flux/dev`; None without one."""
+        return self.operation.endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """The caller may go on.
+
+    Attributes:
+        identity: Who it is, such as a user's id: limits are counted for it, and the observer is
+            told. None for a caller that is not known by name, who is counted by remote address.
+    """
+
+    identity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The caller may not.
+
+    Attributes:
+        status: 401 for who is not signed in, 403, the default, for who is and may not.
+        message: One sentence that the caller is shown. None for a plain one.
+    """
+
+    status: Literal[401, 403] = 403
+    message: str | None = None
+
+
+Authorize = Callable[[FalRequest], Allow | Refuse]
+"""Decides on one request."""
+
+
+def allow_anyone(request: FalRequest) -> Allow:
+    """Serve every caller: a value for the option `authorize` that says so, without a warning."""
+    return Allow()
+
+
+def identity_of(authorize: Authorize, request: FalRequest) -> str | None:
+    """Have the app decide, and give who the caller is.
+
+    What goes wrong there refuses: only a plain yes is one.
+
+    Raises:
+        Unauthenticated: It said 401.
+        Forbidden: It said 403.
+        AuthorizeFailed: It raised, or answered neither.
+    """
+    try:
+        decision = authorize(request)
+    except Exception as error:
+        _logger.exception("The option authorize raised; the request is refused.")
+        raise AuthorizeFailed from error
+    match decision:
+        case Allow(identity) if identity is None or (isinstance(identity, str) and identity):
+            return identity
+        case Refuse(401, message):
+            raise Unauthenticated(message)
+        case Refuse(403, message):
+            raise Forbidden(message)
+    _logger.error(
+        "The option authorize answered with %s, which is neither Allow with a name or None nor"
+        " Refuse with 401 or 403; the request is refused.",
+        type(decision).__name__,
+    )
+    raise AuthorizeFailed

@@ -1,0 +1,103 @@
+"""Whose money: the checks on who may call what, and how much, in their order."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from wsgi_fal_proxy.allowlist import Allowlist
+from wsgi_fal_proxy.authorize import FalRequest, allow_anyone, identity_of
+from wsgi_fal_proxy.limiting import Limiter
+from wsgi_fal_proxy.operations import operation
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
+    from wsgi_fal_proxy.body import RequestBody
+    from wsgi_fal_proxy.limiting import GiveBack
+    from wsgi_fal_proxy.observer import Observation
+    from wsgi_fal_proxy.settings import Settings
+    from wsgi_fal_proxy.target import Target
+
+_logger: Final = logging.getLogger("wsgi_fal_proxy")
+
+
+class Gate:
+    """What stands between an acceptable request and the owner's money.
+
+    Args:
+        settings: Of which `authorize`, those of the allowlists and those of the limits count here.
+
+    Attributes:
+        allowlist: What narrows the formula's rule 3; None where all that is fal's is allowed.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        # Who says that anyone may call need not be asked each time.
+        said = settings.authorize
+        self._authorize = None if said is allow_anyone else said
+        self._is_meant = said is not None
+        self.allowlist = Allowlist.of(settings)
+        self._limiter = Limiter(settings) if settings.limits else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is nothing to check, and nobody to ask."""
+        return self._authorize is None and self.allowlist is None and self._limiter is None
+
+    def warn_if_open(self) -> None:
+        """Log that anyone may call, unless the owner has said so; once in a process."""
+        if self.is_open and not self._is_meant:
+            _warn_that_anyone_may_call()
+
+    def admit(
+        self,
+        environ: WSGIEnvironment,
+        method: str,
+        target: Target,
+        body: RequestBody,
+        seen: Observation | None = None,
+    ) -> str | None:
+        """Give who the caller is, None for one that is not known by name.
+
+        Args:
+            environ: The WSGI environ.
+            method: Of the request.
+            target: Where it would go; the allowlist has passed it.
+            body: Has been accepted, and not read.
+            seen: Is told who it is, also where the request is then refused.
+
+        Raises:
+            Refusal: The request is not to be relayed.
+        """
+        identity = None
+        if self._authorize is not None:
+            request = FalRequest(environ, method, target, operation(method, target))
+            identity = identity_of(self._authorize, request)
+            if seen is not None:
+                seen.identity = identity
+        if self.allowlist is not None:
+            self.allowlist.check_body(method, target, body)
+        return identity
+
+    def take(
+        self, environ: WSGIEnvironment, method: str, target: Target, identity: str | None
+    ) -> GiveBack | None:
+        """Take from the limits what an admitted request costs; give what gives it back.
+
+        Raises:
+            Refusal: There is not so much left, or it cannot be told.
+        """
+        if self._limiter is None:
+            return None
+        return self._limiter.take(environ, identity, operation(method, target))
+
+
+@cache
+def _warn_that_anyone_may_call() -> None:
+    _logger.warning(
+        "Whoever reaches the fal proxy can call fal with your key, as often as they like, and fal"
+        " bills you: set authorize, allowed_endpoints or limits, or authorize=allow_anyone if that"
+        " is meant, as where a check of yours is in front (see the README, 'Who may call')."
+    )

@@ -1,0 +1,113 @@
+"""What an accepted request asks of fal: to run which endpoint, or something that costs nothing.
+
+fal bills for running an endpoint, and for what a token or a session lets a client run directly.
+Only what is known to be free counts as free; all else spends.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from wsgi_fal_proxy.target import Target
+
+
+class Kind(Enum):
+    """The operations that fal's clients know; see docs.fal.ai, "Model APIs"."""
+
+    RUN = "run"
+    """Run an endpoint: at once, in the queue, or as a stream."""
+    POLL = "poll"
+    """Ask for a queued request's status or result."""
+    CANCEL = "cancel"
+    """Cancel a queued request."""
+    UPLOAD = "upload"
+    """Begin or complete an upload; the file itself does not go through the proxy."""
+    TOKEN = "token"  # noqa: S105 - the operation's name
+    """Ask for a token, by which the client runs the endpoints that the request's body names."""
+    SESSION = "session"
+    """Open a WebRTC session with the endpoint that the request's body names, or ask for the relay
+    servers that it needs."""
+    SIGNAL = "signal"
+    """Keep such a session up."""
+    OTHER = "other"
+    """None of these: whatever it does, it is not an official client's."""
+
+
+_FREE: Final = frozenset({Kind.POLL, Kind.CANCEL, Kind.UPLOAD, Kind.SIGNAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a request asks of fal.
+
+    Attributes:
+        kind: Of the operations that fal's clients know.
+        endpoint: The fal endpoint in the target's path, such as `fal-ai/flux/dev`; the one that is
+            polled or cancelled, too, as far as the path names it. None where there is none.
+    """
+
+    kind: Kind
+    endpoint: str | None
+
+    @property
+    def spends(self) -> bool:
+        """Whether fal may bill for it."""
+        return self.kind not in _FREE
+
+
+_RUN_HOSTS: Final = frozenset({"fal.run", "queue.fal.run"})
+_REST_HOSTS: Final = frozenset({"rest.fal.ai", "rest.alpha.fal.ai"})
+_SESSION_HOST: Final = "wma.fal.run"
+_SEGMENT: Final = r"[A-Za-z0-9_~][A-Za-z0-9_.~-]*"
+_NAMESPACE: Final = "(?:workflows|comfy)/"
+# The clients' own paths below owner and app: docs.fal.ai, "Queue API". Below a namespace there is
+# one segment more: "/workflows/a/requests/b" would run the workflow "requests" of the owner "a".
+# Whether "/Workflows/" is one, too, is not known: below it nothing counts as free.
+_QUEUED: Final = re.compile(
+    rf"/(?P<endpoint>(?:{_NAMESPACE}{_SEGMENT}|(?!(?i:{_NAMESPACE})){_SEGMENT})/{_SEGMENT})"
+    rf"/requests/{_SEGMENT}(?P<ask>/status|/status/stream|/response|/cancel)?"
+)
+_UPLOADS: Final = frozenset(
+    {
+        "/storage/upload/initiate",
+        "/storage/upload/initiate-multipart",
+        "/storage/upload/complete-multipart",
+    }
+)
+# These without a query, too: no client sends one, and what it would mean is not known.
+_TOKENS: Final = frozenset({"/tokens", "/tokens/"})
+_SESSIONS: Final = frozenset({"/ice", "/session"})
+_SIGNAL: Final = "/session/heartbeat"
+
+
+@lru_cache(maxsize=256)
+def operation(method: str, target: Target) -> Operation:
+    """Tell what a request asks of fal."""
+    host, path = target.host, target.path
+    if host == "queue.fal.run" and (queued := _QUEUED.fullmatch(path)):
+        if method == "GET" and queued["ask"] != "/cancel":
+            return Operation(Kind.POLL, queued["endpoint"])
+        if method == "PUT" and queued["ask"] == "/cancel":
+            return Operation(Kind.CANCEL, queued["endpoint"])
+    if host in _RUN_HOSTS:
+        # A slash at the end, which a client may add, is not part of the endpoint's name.
+        return Operation(Kind.RUN, path[1:].removesuffix("/") or None)
+    return Operation(_of_service(host, target) if method == "POST" else Kind.OTHER, None)
+
+
+def _of_service(host: str, target: Target) -> Kind:
+    """Tell what a POST asks of a host that runs no endpoint in its path."""
+    if host in _REST_HOSTS and target.path in _UPLOADS:
+        return Kind.UPLOAD
+    if host in _REST_HOSTS and target.request_target in _TOKENS:
+        return Kind.TOKEN
+    if host == _SESSION_HOST and target.request_target in _SESSIONS:
+        return Kind.SESSION
+    if host == _SESSION_HOST and target.request_target == _SIGNAL:
+        return Kind.SIGNAL
+    return Kind.OTHER
