@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from tests.raw_server import WAIT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Mapping
 
     from tests.raw_server import RawServer
     from wsgi_fal_proxy.testing import FakeFal
@@ -165,46 +164,25 @@ def dialling_raw(server: RawServer, directory: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serve_command(environment: Mapping[str, str], *command: str) -> Iterator[Served]:
-    """Serve by a command in which {port} stands for a port that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    arguments = [sys.executable, *(part.format(port=port) for part in command)]
+def serve_command(
+    environment: Mapping[str, str], *command: str, program: str = sys.executable
+) -> Iterator[Served]:
+    """Serve by a command in which {port} stands for a port that is free.
+
+    Args:
+        environment: Variables besides the tests' own.
+        command: The arguments.
+        program: Python, or another program that serves.
+    """
+    port = free_port()
+    arguments = [program, *(part.format(port=port) for part in command)]
     with running(arguments, environment) as (process, log):
         wait_for_port(port)
         yield Served(port, process, log)
 
 
-def _gunicorn(worker_class: str, *options: str) -> Callable[..., AbstractContextManager[Served]]:
-    def serve(environment: Mapping[str, str], *more: str) -> AbstractContextManager[Served]:
-        return serve_gunicorn(
-            "wsgi_fal_proxy.wsgi",
-            *options,
-            *more,
-            worker_class=worker_class,
-            environment=environment,
-        )
-
-    return serve
-
-
-def _command(*command: str) -> Callable[..., AbstractContextManager[Served]]:
-    def serve(environment: Mapping[str, str]) -> AbstractContextManager[Served]:
-        return serve_command(environment, *command)
-
-    return serve
-
-
-SERVERS = {
-    "gunicorn sync": _gunicorn("sync"),
-    "gunicorn gthread": _gunicorn("gthread", "--threads", "8"),
-    "gunicorn gevent": _gunicorn("gevent"),
-    "waitress": _command(
-        *("-m", "waitress", "--listen", "127.0.0.1:{port}", "wsgi_fal_proxy.wsgi:application")
-    ),
-    "werkzeug": _command("-m", "wsgi_fal_proxy", "--port", "{port}"),
-    "cheroot": _command(
-        *("-m", "cheroot", "--bind", "127.0.0.1:{port}", "wsgi_fal_proxy.wsgi:application")
-    ),
-}
-"""By name: what serves the stand-alone proxy in a given environment."""
+def free_port() -> int:
+    """Find a port that is free, for programs that cannot be handed a socket."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import socket
+import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.raw_server import WAIT_SECONDS
 from wsgi_fal_proxy import client
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ Pair = tuple[socket.socket, socket.socket]
 def pair() -> Iterator[Pair]:
     """A connection's two ends: the server's, and the client's."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.create_connection(listener.getsockname())
+        theirs = socket.create_connection(listener.getsockname(), WAIT_SECONDS)
         ours, _ = listener.accept()
     with ours, theirs:
         yield ours, theirs
@@ -110,3 +113,14 @@ def test_a_connection_that_is_closed_or_other_requests_too_is_let_be(pair: Pair)
     assert theirs.recv(100) == b"still there"
     ours.close()
     assert client.client_fd({"SERVER_PROTOCOL": "HTTP/1.1", "gunicorn.socket": ours}) is None
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2.0"])
+def test_uwsgis_connection_is_reset_whatever_nginx_was_asked_in(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    ours, theirs = pair
+    monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(connection_fd=ours.fileno))
+    client.spoil({"SERVER_PROTOCOL": protocol})
+    with pytest.raises(ConnectionResetError):
+        theirs.recv(100)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from werkzeug.test import Client
 
+from tests.servers import SERVERS
 from tests.serving import ROOT
 from wsgi_fal_proxy import FalProxyMiddleware, environment
 from wsgi_fal_proxy.__main__ import _parser, _welcome, _whose
@@ -67,6 +68,28 @@ def test_every_variable_is_in_the_table() -> None:
     written = {name for row in rows("### Stand-alone") for name in re.findall(r"FAL_\w+", row[0])}
     options = {f"{environment.OPTION_PREFIX}{name.upper()}" for name in _IN_THE_ENVIRONMENT}
     assert written == {*environment.KEY_VARIABLES, *options}
+
+
+def test_what_the_table_says_of_servers_is_what_the_tests_observe() -> None:
+    observed = {
+        (
+            server.name,
+            "event by event",
+            server.cut.value,
+            "at once" if server.at_once else "when it next writes",
+            "relayed" if server.chunked == 200 else f"refused, {server.chunked}",
+            server.shutdown.value,
+        )
+        for server in SERVERS.values()
+    }
+    written = [tuple(row) for row in rows("## Streams, cuts and cancels")]
+    assert len(written) == len(observed)
+    assert set(written) == observed
+
+
+def test_the_servers_are_started_as_the_tests_start_them() -> None:
+    (shown,) = [text for kind, text in BLOCKS if kind == "sh" and "waitress-serve" in text]
+    assert set(shown.splitlines()) == {server.command for server in SERVERS.values()}
 
 
 def test_the_run_is_what_the_command_prints() -> None:

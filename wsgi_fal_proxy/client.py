@@ -32,13 +32,14 @@ def client_fd(environ: WSGIEnvironment) -> int | None:
     None where the server keeps it, where it is closed, and where it is other requests' as well, as
     in HTTP/2.
     """
-    if environ.get("SERVER_PROTOCOL", "HTTP/1.1")[:7] != "HTTP/1.":
-        return None
     sock = client_socket(environ)
     if sock is not None:
+        if environ.get("SERVER_PROTOCOL", "HTTP/1.1")[:7] != "HTTP/1.":
+            return None
         fd: int = sock.fileno()
         return fd if fd >= 0 else None
-    # A module that uWSGI makes, and that is only there under it.
+    # A module that uWSGI makes, and that is only there under it. Its connections have one request
+    # at a time, even where nginx in front names HTTP/2, in which it was asked.
     uwsgi = sys.modules.get("uwsgi")
     return None if uwsgi is None else uwsgi.connection_fd()
 
@@ -55,7 +56,7 @@ def spoil(environ: WSGIEnvironment) -> None:
     if fd is None:
         return
     sock = client_socket(environ)
-    # uWSGI hands over no socket, and sends no chunks.
+    # uWSGI hands over no socket, and sends no chunks: its answer ends with the connection.
     if sock is None or not _is_chunked(environ):
         reset(fd)
         return

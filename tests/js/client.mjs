@@ -138,6 +138,12 @@ const scenarios = {
     return new URL(await opened).searchParams.get("fal_jwt_token");
   },
 
+  // What every server must be able to do.
+  async essence() {
+    const { run, stream, subscribe_streaming: subscribe } = scenarios;
+    return { run: await run(), stream: await stream(), subscribe: await subscribe() };
+  },
+
   api_error: () => failure(fal.run(MODEL, { input: { prompt: "a fox" } })),
 
   validation_error: () => failure(fal.run(MODEL, { input: { seed: 1 } })),
