@@ -43,7 +43,7 @@ def signed_in(_: FalRequest) -> Allow | Refuse:
 fal = FalProxy(authorize=signed_in)
 
 
-@app.route("/api/fal/proxy", methods=["GET", "POST", "PUT"])
+@app.route("/api/fal/proxy", methods=["GET", "POST", "PUT", "OPTIONS"])
 def fal_proxy() -> Response:
     """Relay to fal."""
     return Response.from_app(fal, request.environ, buffered=False)

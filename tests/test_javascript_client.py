@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.serving import JS, dialling, serve_gunicorn
+from tests.raw_server import Connection, RawServer
+from tests.serving import JS, dialling, dialling_raw, serve_gunicorn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from wsgi_fal_proxy.testing import FakeFal
 
@@ -176,6 +178,29 @@ def test_an_error_of_fals_is_an_api_error_with_everything_in_it(
         "body": data,
         "requestId": "req-1",
     }
+
+
+def test_a_call_that_takes_too_long_is_not_sent_again(node: str, tmp_path: Path) -> None:
+    requests: list[bytes] = []
+
+    def silent(connection: Connection) -> None:
+        requests.append(connection.read_request()[0])
+        connection.wait_for_close()
+
+    with RawServer(silent) as upstream:
+        environment = {**dialling_raw(upstream, tmp_path), "FAL_PROXY_READ_TIMEOUT": "0.5"}
+        with serve_gunicorn("wsgi_fal_proxy.wsgi", environment=environment) as served:
+            urls = {"PROXY_URL": f"{served.url}/api/fal/proxy", "FAKE_URL": ""}
+            done = subprocess.run(
+                [node, str(JS / "client.mjs"), "api_error"],
+                env={**os.environ, **urls},
+                capture_output=True,
+                timeout=NODE_SECONDS,
+                check=True,
+            )
+    answer = json.loads(done.stdout)
+    assert (answer["status"], answer["body"]["reason"]) == (504, "read_timeout")
+    assert len(requests) == 1
 
 
 def test_a_wrong_input_is_a_validation_error_with_its_fields(client: Scenario) -> None:

@@ -167,8 +167,32 @@ def test_the_example_behind_flasks_own_authentication_runs(
     assert len(fal.requests) == 1
 
 
+def test_the_module_of_ones_own_for_a_stand_alone_proxy_runs(
+    fal: FakeFal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "ProxyFix" in text]
+    monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
+    monkeypatch.setenv("FAL_KEY", fal.key)
+    namespace: dict[str, object] = {}
+    # No minute is to end in the midst of this.
+    exec(code.replace("20/minute", "20/day"), namespace)
+    client = Client(namespace["application"])  # type: ignore[arg-type]
+    headers = {
+        "x-fal-target-url": "https://fal.run/fal-ai/flux/dev",
+        "X-Forwarded-For": "192.0.2.1",
+    }
+    statuses = [
+        client.post("/api/fal/proxy", json={"prompt": "a"}, headers=headers).status_code
+        for _ in range(21)
+    ]
+    assert statuses == [200] * 20 + [429]
+    other = {**headers, "X-Forwarded-For": "192.0.2.2"}
+    assert client.post("/api/fal/proxy", json={"prompt": "a"}, headers=other).status_code == 200
+    assert client.get("/").status_code == 404
+
+
 def test_the_example_of_who_may_call_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = [text for kind, text in BLOCKS if kind == "python" and "Refuse(401" in text]
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "beaker" in text]
     monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
     monkeypatch.setenv("FAL_KEY", fal.key)
     namespace: dict[str, object] = {"app": lambda environ, start_response: None}

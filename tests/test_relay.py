@@ -259,7 +259,15 @@ def test_a_header_name_that_no_header_may_have_is_400(proxy: FalProxy, fal: Fake
 
 @pytest.mark.parametrize(
     ("key", "position"),
-    [("Key abc", 4), ("abc\tdef", 4), ("\u00e9bc", 1), ("ab\x00", 3), ("ab\u2003c", 3)],
+    [
+        ("Key abc", 4),
+        ('"abc"', 1),
+        ("abc'", 4),
+        ("abc\tdef", 4),
+        ("\u00e9bc", 1),
+        ("ab\x00", 3),
+        ("ab\u2003c", 3),
+    ],
 )
 def test_a_key_with_a_stray_character_is_a_500_that_names_the_position(
     fal: FakeFal, caplog: pytest.LogCaptureFixture, key: str, position: int

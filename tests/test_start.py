@@ -15,7 +15,7 @@ import webtest
 from tests.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.serving import ROOT
 from tests.test_relay import answer_to
-from wsgi_fal_proxy import Allow, FalProxy, FalProxyMiddleware, KeyFile, allow_anyone
+from wsgi_fal_proxy import STRICT_URLS, Allow, FalProxy, FalProxyMiddleware, KeyFile, allow_anyone
 from wsgi_fal_proxy.gate import _warn_that_anyone_may_call
 
 if TYPE_CHECKING:
@@ -149,6 +149,17 @@ def fresh_process() -> Iterator[None]:
     _warn_that_anyone_may_call.cache_clear()
     yield
     _warn_that_anyone_may_call()
+
+
+@pytest.mark.usefixtures("fresh_process")
+@pytest.mark.parametrize(
+    "options", [{"allowed_urls": STRICT_URLS}, {"allowed_endpoints": ["a/b"], "report_only": True}]
+)
+def test_what_bounds_no_money_does_not_silence_it(
+    caplog: pytest.LogCaptureFixture, options: Any
+) -> None:
+    FalProxy(key="k", **options)
+    assert caplog.messages[0].startswith(OPEN)
 
 
 @pytest.mark.usefixtures("fresh_process")

@@ -53,6 +53,10 @@ environment:
   FAL_PROXY_READ_TIMEOUT     seconds for fal's answer to begin, and then between two pieces of
                              it, or none (default: 300)
   FAL_PROXY_MAX_BODY_BYTES   the largest request body that is relayed (default: 33554432)
+  FAL_PROXY_ALLOWED_URLS     what may be called, or strict (default: all of fal.ai and fal.run)
+  FAL_PROXY_ALLOWED_ENDPOINTS  what may be run, such as fal-ai/flux/** (default: every endpoint)
+  FAL_PROXY_LIMITS           how much, such as 20/minute, 1000/day global (default: no limit)
+  FAL_PROXY_LIMITS_STORAGE   where that is counted, such as redis://localhost (default: memory://)
   FAL_PROXY_CORS_ORIGINS     other origins whose pages may use the proxy (default: none)
 
 This server is for development. To serve others: gunicorn wsgi_fal_proxy.wsgi

@@ -19,7 +19,8 @@ KeySource = Callable[["WSGIEnvironment"], "str | None"]
 """Gives the key for one request; None or an empty string mean that there is none."""
 
 # RFC 9110 section 11.4 leaves credentials to their scheme; a fal key is one run of visible ASCII.
-_NOT_IN_A_KEY: Final = re.compile(r"[^!-~]")
+# Nor is there a quotation mark in it, which stays in a value that no shell has read.
+_NOT_IN_A_KEY: Final = re.compile(r"[^!#-&(-~]")
 # Secret files and pasted values end in these.
 _STRIPPED: Final = " \t\r\n\v\f"
 _GAVE_NONE: Final = "The callable that gives the fal key on the server gave none."
@@ -63,7 +64,8 @@ class Credentials:
 
         Raises:
             KeyMissing: There is no key.
-            KeyMalformed: It holds a space, a control character or a character outside ASCII.
+            KeyMalformed: It holds a space, a quotation mark, a control character or a character
+                outside ASCII.
         """
         raw = self._raw(environ)
         if not raw and self._gives_none is not None:
@@ -98,7 +100,7 @@ def _checked(raw: Secret) -> Secret:
     if wrong := _NOT_IN_A_KEY.search(key):
         detail = (
             "The fal key on the server is malformed: the character at position"
-            f" {wrong.start() + 1} is a space, a control character or not ASCII."
+            f" {wrong.start() + 1} is a space, a quotation mark, a control character or not ASCII."
             " It must be the bare key, without a word before it."
         )
         # Not the match either: it would carry the key along in this frame.

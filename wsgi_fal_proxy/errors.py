@@ -7,7 +7,7 @@ cannot have acted on it). A `GatewayError` means that the trouble lies between u
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class FalProxyError(Exception):
@@ -322,11 +322,18 @@ class ConnectTimeout(GatewayError):
     default_detail = "The target did not accept a connection in time."
 
 
+# fal's JavaScript client sends a call again that was answered 504, up to three times, unless this
+# says that the caller set the time (`isUserTimeout` in its retry.js). fal may have worked on the
+# call, and would be paid each time.
+_NOT_AGAIN: Final = (("X-Fal-Request-Timeout-Type", "user"),)
+
+
 class ReadTimeout(GatewayError):
     """The option `read_timeout` ran out before the response head was complete."""
 
     status = "504 Gateway Timeout"
     reason = "read_timeout"
+    headers = _NOT_AGAIN
     may_be_billed = True
     default_detail = "The target did not answer in time."
 
@@ -336,6 +343,7 @@ class TotalTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "total_timeout"
+    headers = _NOT_AGAIN
     may_be_billed = True
     default_detail = "The target did not answer within the time that a call may take."
 

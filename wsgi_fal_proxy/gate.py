@@ -37,7 +37,8 @@ class Gate:
         # Who says that anyone may call need not be asked each time.
         said = settings.authorize
         self._authorize = None if said is allow_anyone else said
-        self._is_meant = said is not None
+        closes = settings.allowed_endpoints and not settings.report_only
+        self._is_said = said is not None or bool(closes or settings.limits)
         self.allowlist: Allowlist | None = Allowlist.of(settings)
         self._limiter = Limiter(settings) if settings.limits else None
 
@@ -47,8 +48,11 @@ class Gate:
         return self._authorize is None and self.allowlist is None and self._limiter is None
 
     def warn_if_open(self) -> None:
-        """Log that anyone may call, unless the owner has said so; once in a process."""
-        if self.is_open and not self._is_meant:
+        """Log that anyone may spend, unless the owner has said who, or what, or how much.
+
+        Once in a process. What may be called besides (`allowed_urls`) bounds no money.
+        """
+        if not self._is_said:
             _warn_that_anyone_may_call()
 
     def admit(
