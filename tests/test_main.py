@@ -239,7 +239,8 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
             {"FAL_KEY": "id:se cret"},
             [],
             "The fal key on the server is malformed: the character at position 6 is a space, a"
-            " quotation mark, a control character or not ASCII. It must be the bare key, without a word before it.",
+            " quotation mark, a control character or not ASCII. It must be the bare key, without a"
+            " word before it.",
             id="malformed-key",
         ),
         pytest.param(
