@@ -57,7 +57,7 @@ from wsgi_fal_proxy.errors import (
     UpstreamUnresolvable,
 )
 from wsgi_fal_proxy.settings import SettingsError
-from wsgi_fal_proxy.watcher import allocate_lock, original
+from wsgi_fal_proxy.watcher import allocate_rlock, original
 
 if TYPE_CHECKING:
     from wsgi_fal_proxy.body import RequestBody
@@ -124,7 +124,7 @@ class Call:
 
     def __init__(self, total_timeout: float | None = None) -> None:
         # Not gevent's, whose locks are not for other threads, and which is held but for moments.
-        self._lock = allocate_lock()
+        self._lock = allocate_rlock()
         self.connection: Connection | None = None
         self.aborted = False
         self.started = monotonic()
@@ -145,7 +145,8 @@ class Call:
         """Break the call off: whatever waits for the connection finds it closed, and at once."""
         with self._lock:
             self.aborted = True
-            sock = self.connection and self.connection.sock
+            connection = self.connection
+            sock = connection and connection.sock
             if sock:
                 _shut_down(sock.fileno())
 
