@@ -172,6 +172,8 @@ def test_token_for_apps_that_are_allowed_as_a_whole(patterns: list[str], content
         (["*/flux/**"], b'{"allowed_apps": ["Flux"]}'),
         (["*/flux/**"], b'{"allowed_apps": ["fal-ai/flux/dev"]}'),
         (["*/flux/**"], b'{"allowed_apps": ["workflows/flux"]}'),
+        # What is below one app must not name, by its first two segments, all of another.
+        (["**/flux/**"], b'{"allowed_apps": ["fal-ai/veo3/flux"]}'),
         (["**"], b'{"allowed_apps": ["workflows/me"]}'),
         (["*/flux/**"], b'{"allowed_apps": ["1234-flux"]}'),
     ],

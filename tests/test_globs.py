@@ -295,6 +295,8 @@ def test_a_list_is_one_decision() -> None:
         ("**", "/*/flux", True),
         ("**", "/fal-ai/flux", True),
         ("**/flux/**", "/*/flux", True),
+        ("**/flux/**", "/fal-ai/flux", True),
+        ("**/flux/**", "/fal-ai/veo3/flux", False),
         ("*/**", "/*/flux", True),
         ("*/flux", "/*/flux", False),
         ("*/flux/*", "/*/flux", False),

@@ -398,7 +398,7 @@ Script = Callable[[Connection], None]
 @pytest.mark.parametrize(
     ("script", "options", "reason", "then"),
     [
-        pytest.param(closing_at_once, {}, "upstream_closed", "upstream_closed", id="closed"),
+        pytest.param(closing_at_once, {}, "upstream_closed", "limit_exceeded", id="closed"),
         pytest.param(
             talking_nonsense, {}, "upstream_malformed", "upstream_malformed", id="malformed"
         ),

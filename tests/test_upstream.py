@@ -42,7 +42,7 @@ def proxy_to(server: RawServer, directory: Path, **options: Any) -> FalProxy:
 
 
 def get(proxy: FalProxy, **environ: Any) -> tuple[str, dict[str, str], bytes]:
-    return answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN, **environ)
+    return answer_to(proxy, **({"HTTP_X_FAL_TARGET_URL": RUN} | environ))
 
 
 def post(proxy: FalProxy, body: bytes, **environ: Any) -> tuple[str, dict[str, str], bytes]:
@@ -270,7 +270,10 @@ def test_a_connection_that_cannot_be_used_again_is_not(tmp_path: Path, answer: b
     assert server.connections == 2
 
 
-def test_a_get_on_a_kept_connection_that_was_closed_is_sent_again_once(tmp_path: Path) -> None:
+POLL = "https://queue.fal.run/fal-ai/flux/requests/1/status"
+
+
+def test_a_poll_on_a_kept_connection_that_was_closed_is_sent_again_once(tmp_path: Path) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(OK)
@@ -279,8 +282,22 @@ def test_a_get_on_a_kept_connection_that_was_closed_is_sent_again_once(tmp_path:
 
     with RawServer(script) as server:
         proxy = proxy_to(server, tmp_path)
-        assert [get(proxy)[0] for _ in range(2)] == ["200 OK", "200 OK"]
+        statuses = [get(proxy, HTTP_X_FAL_TARGET_URL=POLL)[0] for _ in range(2)]
+    assert statuses == ["200 OK", "200 OK"]
     assert server.connections == 2
+
+
+def test_a_get_that_runs_an_endpoint_is_not_sent_again(tmp_path: Path) -> None:
+    def script(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(OK)
+        connection.read_head()  # fal may have run it, although it does not answer
+
+    with RawServer(script) as server:
+        proxy = proxy_to(server, tmp_path)
+        assert get(proxy)[0] == "200 OK"
+        assert get(proxy)[1]["x-fal-proxy-error"] == "upstream_closed"
+    assert server.connections == 1
 
 
 def test_a_post_on_a_kept_connection_that_was_closed_is_not_sent_again(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.raw_server import WAIT_SECONDS
 from wsgi_fal_proxy import watcher as module
 from wsgi_fal_proxy.client import client_fd
+from wsgi_fal_proxy.upstream import Call
 from wsgi_fal_proxy.watcher import Watcher, notice
 
 if TYPE_CHECKING:
@@ -201,6 +202,62 @@ def test_an_event_of_what_is_watched_no_more_is_nobodys(pair: Pair) -> None:
         epoll.register(ours.fileno(), select.EPOLLRDHUP)
         theirs.close()
         notice(epoll, {}, {}, threading.Lock())
+
+
+def test_what_one_call_raises_leaves_the_others_heard(pair: Pair) -> None:
+    def fail() -> None:
+        raise ValueError
+
+    gone: list[int] = []
+    other, other_end = socket.socketpair()
+    with select.epoll() as epoll, other, other_end:
+        for sock in (pair[0], other):
+            epoll.register(sock.fileno(), select.EPOLLRDHUP | select.EPOLLET)
+        pair[1].close()
+        other_end.close()
+        watched = {pair[0].fileno(): fail, other.fileno(): lambda: gone.append(1)}
+        notice(epoll, watched, {}, threading.Lock())
+    assert gone == [1]
+
+
+def test_of_a_closed_connection_that_a_child_has_a_copy_of_the_kernel_tells_once(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No thread: what it would be told is looked at here.
+    monkeypatch.setattr(module, "_start_new_thread", lambda *_: None)
+    watcher = Watcher()
+    ours, theirs = pair
+    on_gone = threading.Event().set
+    watcher.watch(ours.fileno(), on_gone, ours)
+    watcher.unwatch(ours.fileno(), on_gone)
+    copy = os.dup(ours.fileno())
+    try:
+        ours.close()
+        theirs.close()
+        with watcher._epoll as epoll:
+            assert len(epoll.poll(0)) == 1
+            assert epoll.poll(0) == []
+    finally:
+        os.close(copy)
+
+
+def test_a_watch_ends_where_an_answer_is_collected_in_the_middle_of_another(pair: Pair) -> None:
+    watcher = Watcher()
+    call = Call()
+    ended = threading.Event()
+
+    def collect() -> None:
+        # The collector runs at any moment: here, while this thread holds the locks.
+        with watcher._lock, call._lock:
+            watcher.unwatch(pair[0].fileno(), on_gone)
+            call.release()
+        ended.set()
+
+    on_gone = threading.Event().set
+    watcher.watch(pair[0].fileno(), on_gone)
+    threading.Thread(target=collect, daemon=True).start()
+    assert ended.wait(WAIT_SECONDS)
+    assert not watcher._watched
 
 
 def test_where_there_is_no_epoll_nothing_is_noticed(

@@ -287,6 +287,8 @@ class UpstreamClosed(GatewayError):
     status = "502 Bad Gateway"
     reason = "upstream_closed"
     default_detail = "The target closed the connection before it answered."
+    # It, or what is between, may cut off what is being worked on.
+    may_be_billed = True
 
 
 class UpstreamMalformed(GatewayError):

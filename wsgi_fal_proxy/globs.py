@@ -98,8 +98,9 @@ def app_globs(patterns: Iterable[str]) -> Globs:
     Raises:
         PatternInvalid: One of them cannot be used.
     """
+    # An app's name is two segments, whoever owns it: of three, fal may take the first two.
     return endpoint_globs(
-        "/".join([*owner_and_app, *["*"] * (2 - len(owner_and_app))])
+        "/".join([*owner_and_app, *["*"] * (2 - len(owner_and_app))]).replace("**", "*")
         for *owner_and_app, last in (pattern.split("/") for pattern in patterns)
         if last == "**" and len(owner_and_app) <= 2  # noqa: PLR2004 - an owner and an app
     )

@@ -56,8 +56,9 @@ from wsgi_fal_proxy.errors import (
     UpstreamUnreachable,
     UpstreamUnresolvable,
 )
+from wsgi_fal_proxy.operations import operation
 from wsgi_fal_proxy.settings import SettingsError
-from wsgi_fal_proxy.watcher import allocate_lock, original
+from wsgi_fal_proxy.watcher import allocate_rlock, original
 
 if TYPE_CHECKING:
     from wsgi_fal_proxy.body import RequestBody
@@ -124,7 +125,7 @@ class Call:
 
     def __init__(self, total_timeout: float | None = None) -> None:
         # Not gevent's, whose locks are not for other threads, and which is held but for moments.
-        self._lock = allocate_lock()
+        self._lock = allocate_rlock()
         self.connection: Connection | None = None
         self.aborted: bool = False
         self.started: float = monotonic()
@@ -147,7 +148,8 @@ class Call:
         """Break the call off: whatever waits for the connection finds it closed, and at once."""
         with self._lock:
             self.aborted = True
-            sock = self.connection and self.connection.sock
+            connection = self.connection
+            sock = connection and connection.sock
             if sock:
                 _shut_down(sock.fileno())
 
@@ -201,8 +203,8 @@ class Upstream:
     ) -> UpstreamResponse:
         """Send one request and give its response once the head is here.
 
-        Nothing that may have been sent is sent again, with one exception: a GET without content
-        on a kept connection that turns out to have been closed (RFC 9112 section 9.3.1).
+        Nothing that may have been sent is sent again, with one exception: a GET without content,
+        and free, on a kept connection that turns out to have been closed (RFC 9112 section 9.3.1).
 
         Raises:
             GatewayError: The target could not be reached, or did not answer with HTTP in time; or
@@ -220,7 +222,7 @@ class Upstream:
             try:
                 return self._exchange(call, pool, connection, request, body)
             except _Stale:
-                if not kept or method != "GET" or body.length != 0 or call.aborted:
+                if not kept or call.aborted or not _is_repeatable(method, target, body):
                     raise
             # Out of the reach of `abort`, which must not meet a descriptor that is closed.
             call.release()
@@ -598,6 +600,14 @@ class _Pool(HTTPSConnectionPool):
     ConnectionCls = _Connection
     # Typed narrower than it is used.
     QueueCls = _Stack  # type: ignore[assignment]
+
+
+def _is_repeatable(method: str, target: Target, body: RequestBody) -> bool:
+    """Whether a request does no more when fal gets it twice (RFC 9110 section 9.2.2).
+
+    A GET that runs an endpoint does: it would be billed twice, and be counted once.
+    """
+    return method == "GET" and body.length == 0 and not operation(method, target).spends
 
 
 def _opening(

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 # In epoll and in poll alike: the other side closed, at least its sending half, or all is lost.
 _GONE: Final[int] = getattr(select, "EPOLLRDHUP", 0)
+# Once for each connection (epoll(7), "edge-triggered"): where a forked child holds a copy of one
+# that was closed here, the kernel goes on to watch it, and nothing here can end that any more.
+_GONE_ONCE: Final[int] = _GONE | getattr(select, "EPOLLET", 0)
 
 
 def original(module: str, name: str) -> Any:
@@ -41,6 +44,9 @@ def original(module: str, name: str) -> Any:
 
 # Taken once, whether this module is imported before gevent replaces them or after.
 allocate_lock: Final = original("_thread", "allocate_lock")
+# For what is also taken where an answer that nobody has closed is collected: that may be at any
+# moment, on a thread that holds the lock already.
+allocate_rlock: Final = original("_thread", "RLock")
 _start_new_thread: Final = original("_thread", "start_new_thread")
 _epoll: Final = original("select", "epoll")
 _poll: Final = original("select", "poll")
@@ -60,7 +66,7 @@ class Watcher:
         # Over what is watched, here and in the kernel, as one. A connection's owner unwatches it
         # before it is closed: so what is found under the lock is the connection that was watched,
         # and not another one that has its descriptor by now.
-        self._lock = allocate_lock()
+        self._lock = allocate_rlock()
         self._epoll: Any = None
         self._watched: Watched = {}
         # By descriptor, the connections that the kernel watches although no request is under way:
@@ -89,10 +95,10 @@ class Watcher:
             _start_new_thread(_run, (self._epoll, self._watched, self._kept, self._lock))
         self._kept.pop(fd, None)
         try:
-            self._epoll.register(fd, _GONE)
+            self._epoll.register(fd, _GONE_ONCE)
         except FileExistsError:
             # Of a watch that was never ended.
-            self._epoll.modify(fd, _GONE)
+            self._epoll.modify(fd, _GONE_ONCE)
         except (OSError, ValueError):
             # Not a connection, or not any more: there is nothing to be noticed.
             del self._watched[fd]
@@ -117,7 +123,7 @@ def _nothing() -> None:
 
 def _run(epoll: Any, watched: Watched, kept: Kept, lock: Any) -> None:
     while True:  # pragma: no cover - on a thread that no tracer is told of
-        # What one call may raise must not leave all others unwatched.
+        # Without this thread nobody would notice anything any more.
         with suppress(Exception):
             notice(epoll, watched, kept, lock)
 
@@ -133,7 +139,9 @@ def notice(epoll: Any, watched: Watched, kept: Kept, lock: Any) -> None:
             with suppress(OSError):
                 epoll.unregister(fd)
             if on_gone := watched.pop(fd, None):
-                on_gone()
+                # What one call may raise must not leave the others unheard: each is told once.
+                with suppress(Exception):
+                    on_gone()
 
 
 def _is_gone(fd: int) -> bool:
