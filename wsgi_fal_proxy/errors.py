@@ -335,7 +335,7 @@ class ReadTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "read_timeout"
-    headers = _NOT_AGAIN
+    headers: tuple[tuple[str, str], ...] = _NOT_AGAIN
     may_be_billed = True
     default_detail = "The target did not answer in time."
 
@@ -345,7 +345,7 @@ class TotalTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "total_timeout"
-    headers = _NOT_AGAIN
+    headers: tuple[tuple[str, str], ...] = _NOT_AGAIN
     may_be_billed = True
     default_detail = "The target did not answer within the time that a call may take."
 
