@@ -751,7 +751,7 @@ def test_a_stream_that_breaks_off_is_told(
 # The client from the CDN
 
 
-def from_npm(route: Route, *, tampered: str = "") -> None:
+def from_npm(route: Route, *, tampered: str = "") -> None:  # pragma: no cover - as above
     """Answer as jsDelivr does, with what npm has installed."""
     path = re.sub(r"(?<=\w)@[\d.]+(?=/)", "", route.request.url.removeprefix(CDN))
     content = (JS / "node_modules" / path).read_bytes()
@@ -770,7 +770,7 @@ def cdn_visit(
     return visit_of(serve(Playground(proxied, fake_url=stepped.url)))
 
 
-def test_the_client_from_the_cdn_works(cdn_visit: Visit) -> None:
+def test_the_client_from_the_cdn_works(cdn_visit: Visit) -> None:  # pragma: no cover - as above
     cdn_visit.page.route(f"{CDN}**", from_npm)
     cdn_visit.open()
     cdn_visit.run()
@@ -780,7 +780,7 @@ def test_the_client_from_the_cdn_works(cdn_visit: Visit) -> None:
 
 
 @pytest.mark.parametrize("tampered", ["eventsource-parser", "client/src/index.js"])
-def test_a_client_that_is_not_what_it_should_be_does_not_run(
+def test_a_client_that_is_not_what_it_should_be_does_not_run(  # pragma: no cover - as above
     cdn_visit: Visit, tampered: str
 ) -> None:
     cdn_visit.page.route(f"{CDN}**", partial(from_npm, tampered=tampered))
