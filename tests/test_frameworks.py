@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -178,29 +177,3 @@ def test_a_client_that_leaves_has_fal_stop(fal: FakeFal, tmp_path: Path, name: s
         assert not closed.is_set()
         answer.close()
         assert closed.wait(WAIT_SECONDS)
-
-
-def test_through_a2wsgi_fal_works_on_when_the_client_has_left(fal: FakeFal, tmp_path: Path) -> None:
-    left = threading.Event()
-    read_to_the_end: set[int] = set()
-
-    def script(connection: Connection) -> None:
-        connection.read_request()
-        connection.send(EVENT)
-        assert left.wait(WAIT_SECONDS)
-        connection.send(b"0\r\n\r\n")
-        # Only an answer that was read to its end leaves its connection for another request.
-        connection.read_request()
-        read_to_the_end.add(connection.number)
-        connection.send(SENT)
-
-    with relaying(script, fal, tmp_path, "fastapi_app.py") as (url, _, http):
-        answer = http.request("POST", url, json={}, headers=CALL, preload_content=False)
-        pieces = answer.stream()
-        assert next(pieces) == b"data: 1\n\n"
-        answer.close()
-        left.set()
-        end = monotonic() + WAIT_SECONDS
-        while 1 not in read_to_the_end:
-            call(http, url)
-            assert monotonic() < end
