@@ -270,7 +270,3 @@ def test_header_that_connection_nominates_does_not_come_down(
 
 def test_headers_are_read_once() -> None:
     assert response_headers(Fields([("Connection", "a"), ("A", "1"), ("B", "2")])) == [("B", "2")]
-
-
-def test_tab_in_a_value_comes_down_as_a_space() -> None:
-    assert response_headers(Fields([("A", "b\tc")])) == [("A", "b c")]

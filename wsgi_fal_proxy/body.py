@@ -56,10 +56,12 @@ class RequestBody:
         max_bytes: The largest body that is accepted.
     """
 
-    __slots__ = ("_content_type", "_first", "_input", "_max_bytes", "_unread", "length")
+    __slots__ = ("_content_type", "_first", "_input", "_max_bytes", "length", "unread")
 
     length: int | None
     """Bytes in the body: 0 when there is none; None while only its end will tell."""
+    unread: int
+    """Bytes that may still be read: none of a small body once its first piece was."""
 
     def __init__(self, environ: WSGIEnvironment, max_bytes: int) -> None:
         self._content_type: str = environ.get("CONTENT_TYPE") or ""
@@ -69,7 +71,7 @@ class RequestBody:
         self.length = _declared_length(environ)
         # Bytes that may still be in `wsgi.input`. Reading past what is declared is only allowed
         # where the server ends the input itself; then one more than accepted shows the excess.
-        self._unread = max_bytes + 1 if self.length is None else max(self.length, 0)
+        self.unread = max_bytes + 1 if self.length is None else max(self.length, 0)
 
     def accept(self) -> None:
         """Decide by the headers whether the body may be relayed (rule 4 of the formula).
@@ -84,10 +86,10 @@ class RequestBody:
             raise ContentLengthInvalid
         if self.length is None:
             self._first = self._read_up_to(PIECE_BYTES)
-            if len(self._first) < PIECE_BYTES or not self._unread:
+            if len(self._first) < PIECE_BYTES or not self.unread:
                 # It has ended, or gone over the bound.
                 self.length = len(self._first)
-                self._unread = 0
+                self.unread = 0
         if self.length == 0:
             return
         if self._content_type != "application/json" and not _JSON.fullmatch(self._content_type):
@@ -99,7 +101,7 @@ class RequestBody:
     def taken(self) -> int:
         """Bytes that were read so far, unless reading has failed."""
         whole = self._max_bytes + 1 if self.length is None else max(self.length, 0)
-        return whole - self._unread
+        return whole - self.unread
 
     def read_ahead(self) -> bytes:
         """Read the first piece, which is the whole of any small body.
@@ -112,7 +114,7 @@ class RequestBody:
         if self.length is None or self.length > PIECE_BYTES:
             _bound_read_ahead(self._input)
         if self._first is None:
-            self._first = self._read_exactly(min(self._unread, PIECE_BYTES))
+            self._first = self._read_exactly(min(self.unread, PIECE_BYTES))
         return self._first
 
     def text(self) -> str | None:
@@ -140,11 +142,11 @@ class RequestBody:
             BodyTooLarge: Its length was not declared, and it went over `max_bytes`.
         """
         if self.length is not None:
-            while self._unread:
-                yield self._read_exactly(min(self._unread, PIECE_BYTES))
+            while self.unread:
+                yield self._read_exactly(min(self.unread, PIECE_BYTES))
             return
         while piece := self._read_up_to(PIECE_BYTES):
-            if not self._unread:
+            if not self.unread:
                 raise self._too_large()
             yield piece
 
@@ -159,31 +161,31 @@ class RequestBody:
         in it resets it under the answer (RFC 9112 section 9.6), which the client then may not
         see. Of a body that is far too large the rest is left to the server.
         """
-        left = min(self._unread, max(2 * self._max_bytes, _DISCARDED_BYTES))
+        left = min(self.unread, max(2 * self._max_bytes, _DISCARDED_BYTES))
         try:
             while left > 0 and (piece := self._input.read(min(left, PIECE_BYTES))):
                 left -= len(piece)
         except Exception:  # noqa: BLE001, S110 - each server has its own; the answer stands
             pass
-        self._unread = 0
+        self.unread = 0
 
     def _read_exactly(self, count: int) -> bytes:
-        data = self._read_up_to(count)
+        data = self._read(count)
+        if 0 < len(data) < count:
+            data += self._read_up_to(count - len(data))
         if len(data) < count:
-            self._unread = 0
+            self.unread = 0
             raise BodyIncomplete
         return data
 
     def _read_up_to(self, count: int) -> bytes:
         """Read `count` bytes, or fewer if the input ends first; a short read is not the end."""
-        count = min(count, self._unread)
-        data = self._read(count)
-        if 0 < len(data) < count:
-            parts = [data]
-            while (count := count - len(data)) and (data := self._read(count)):
-                parts.append(data)
-            data = b"".join(parts)
-        return data
+        count = min(count, self.unread)
+        parts = []
+        while data := self._read(count):
+            parts.append(data)
+            count -= len(data)
+        return b"".join(parts)
 
     def _read(self, count: int) -> bytes:
         if count == 0:
@@ -191,10 +193,10 @@ class RequestBody:
         try:
             data: bytes = self._input.read(count)
         except Exception as error:
-            self._unread = 0
+            self.unread = 0
             # Each server raises something else when a client leaves in mid-body.
             raise BodyIncomplete from error
-        self._unread -= len(data)
+        self.unread -= len(data)
         return data
 
 

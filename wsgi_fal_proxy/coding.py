@@ -25,6 +25,8 @@ def content_coding(fields: Fields) -> str | None:
     Raises:
         UpstreamCodingUnsupported: It is not one that Python can undo, or one upon another.
     """
+    if "content-encoding" not in fields.names:
+        return None
     codings = [
         coding
         for value in fields.values("content-encoding")

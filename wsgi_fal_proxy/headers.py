@@ -124,7 +124,7 @@ class Fields:
 # Nearly always `keep-alive` or `close`.
 @lru_cache(maxsize=64)
 def nominated(*connection_values: str) -> frozenset[str]:
-    """Give the lower-case names that `Connection` fields nominate as hop-by-hop.
+    """Give what `Connection` fields hold, in lower case: options, and names of hop-by-hop fields.
 
     RFC 9110 section 7.6.1: an intermediary removes the nominated fields before it forwards.
     """
@@ -132,7 +132,7 @@ def nominated(*connection_values: str) -> frozenset[str]:
         name
         for value in connection_values
         for raw in value.lower().split(",")
-        if (name := raw.strip())
+        if (name := raw.strip(" \t"))
     )
 
 
@@ -158,7 +158,8 @@ def request_headers(
         HeaderInvalid: A name or a value holds what no header may, or what is not latin-1.
     """
     connection = environ.get("HTTP_CONNECTION")
-    dropped = nominated(connection) if connection else frozenset()
+    # Less what is never among them: then nothing is left of a usual "keep-alive".
+    dropped = nominated(connection) - HOP_BY_HOP if connection else None
     headers: HeaderList = [
         ("Host", host),
         ("Authorization", authorization),
@@ -222,15 +223,14 @@ def response_headers(fields: Fields) -> HeaderList:
     """Select what comes down: everything end-to-end, in its order, repeats kept.
 
     Args:
-        fields: The response's as they came; the values hold no control character but tab.
+        fields: The response's; the values hold no control character.
     """
-    dropped = _NOT_RETURNED
-    if connection := fields.values("connection"):
-        dropped |= nominated(*connection)
+    dropped = _not_returned(*fields.values("connection"))
     return [
-        # PEP 3333 allows no control character in a value; RFC 9110 section 5.5 lets a tab be
-        # read as a space.
-        item if "\t" not in item[1] else (item[0], item[1].replace("\t", " "))
-        for item, name in zip(fields.items, fields.names, strict=True)
-        if name not in dropped
+        item for item, name in zip(fields.items, fields.names, strict=True) if name not in dropped
     ]
+
+
+@lru_cache(maxsize=64)
+def _not_returned(*connection_values: str) -> frozenset[str]:
+    return _NOT_RETURNED | nominated(*connection_values)

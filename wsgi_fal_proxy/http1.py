@@ -12,7 +12,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from wsgi_fal_proxy.headers import Fields
+from wsgi_fal_proxy.headers import Fields, nominated
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,18 +67,23 @@ class RequestHead(bytes):
 
 
 def request_head(
-    method: str, request_target: str, headers: Iterable[tuple[str, str]]
+    method: str, request_target: str, headers: Iterable[tuple[str, str]], content: bytes = b""
 ) -> RequestHead:
-    """Serialise a request's head; the values have been checked where they came in."""
+    """Serialise a request's head; the values have been checked where they came in.
+
+    Args:
+        method: Such as `GET`.
+        request_target: RFC 9112 section 3.2.1.
+        headers: All fields, in their order.
+        content: Follows the head in the same piece.
+    """
+    # In one expression, so that no frame ever holds the key as plain text.
     # In one expression, so that no frame ever holds the key as plain text.
     return RequestHead(
-        "".join(
-            (
-                *(method, " ", request_target, " HTTP/1.1\r\n"),
-                "\r\n".join(map(": ".join, headers)),
-                "\r\n\r\n",
-            )
+        "\r\n".join(
+            (f"{method} {request_target} HTTP/1.1", *map(": ".join, headers), "\r\n")
         ).encode("latin-1")
+        + content
     )
 
 
@@ -240,7 +245,10 @@ class ChunkedFraming:
 
 
 class ResponseHead(NamedTuple):
-    """A response's status line and fields, in their order, and what they say of the rest."""
+    """A response's status line and fields, in their order, and what they say of the rest.
+
+    Tabs in it are spaces by now, as RFC 9110 section 5.5 allows.
+    """
 
     status: int
     phrase: str
@@ -249,19 +257,15 @@ class ResponseHead(NamedTuple):
     reusable: bool
     """Whether the connection may carry another request afterwards (RFC 9112 section 9.3)."""
 
-    @property
-    def is_interim(self) -> bool:
-        """Whether the final response is still to come (RFC 9110 section 15.2)."""
-        return self.status < _OK
-
 
 class HeadReader:
     """Finds the final response head in what is received; interim ones (1xx) are skipped."""
 
-    __slots__ = ("_buffer", "_searched", "started")
+    __slots__ = ("_searched", "leftover", "started")
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self.leftover: bytes = b""
+        """What came after the final head; before that, what is not yet a head."""
         self._searched = 0
         self.started: bool = False
         """Whether anything has come at all."""
@@ -276,15 +280,16 @@ class HeadReader:
         if not data:
             raise ConnectionError("the connection was closed before a whole response head came")
         self.started = True
-        buffer = self._buffer + data
+        buffer = self.leftover + data
         while (end := buffer.find(b"\r\n\r\n", self._searched)) >= 0:
             if end > MAX_HEAD_BYTES:
                 raise MalformedResponse("the response head is too long")
             head = parse_head(buffer[:end])
             buffer = buffer[end + 4 :]
             self._searched = 0
-            if not head.is_interim:
-                self._buffer = buffer
+            # RFC 9110 section 15.2: the final response is still to come.
+            if head.status >= _OK:
+                self.leftover = buffer
                 return head
         if not buffer.startswith(_HTTP_1[: len(buffer)]):
             raise MalformedResponse("the response does not begin with an HTTP version")
@@ -293,13 +298,8 @@ class HeadReader:
             raise MalformedResponse("the response head is too long")
         # The last three bytes may be the beginning of what is searched for.
         self._searched = max(0, len(buffer) - 3)
-        self._buffer = buffer
+        self.leftover = buffer
         return None
-
-    @property
-    def leftover(self) -> bytes:
-        """What came after the final head."""
-        return self._buffer
 
 
 def parse_head(block: bytes) -> ResponseHead:
@@ -316,7 +316,10 @@ def parse_head(block: bytes) -> ResponseHead:
     if match is None:
         is_first = not re.fullmatch(_STATUS_LINE, text.partition("\r\n")[0])
         raise MalformedResponse(f"{'the status' if is_first else 'a header'} line is malformed")
-    minor, digits, phrase, lines = match.groups()
+    minor, digits, phrase, lines = match.groups("")
+    if "\t" in text:
+        # PEP 3333 lets no control character through.
+        phrase, lines = phrase.replace("\t", " "), lines.replace("\t", " ")
     status = int(digits)
     if status == _SWITCHING_PROTOCOLS:
         raise MalformedResponse("the target switched protocols, unasked")
@@ -325,7 +328,7 @@ def parse_head(block: bytes) -> ResponseHead:
         raise MalformedResponse("the response has too many header fields")
     is_http_1_1 = minor == "1"
     framing = _framing(is_http_1_1, status, fields)
-    return ResponseHead(status, phrase or "", fields, framing, _persistent(is_http_1_1, fields))
+    return ResponseHead(status, phrase, fields, framing, _persistent(is_http_1_1, fields))
 
 
 def _framing(is_http_1_1: bool, status: int, fields: Fields) -> Framing:
@@ -334,9 +337,9 @@ def _framing(is_http_1_1: bool, status: int, fields: Fields) -> Framing:
     A 304 may have the Transfer-Encoding that a 200 would have had (section 6.1).
     """
     lengths = fields.values("content-length")
-    codings = fields.values("transfer-encoding")
-    if codings and status != _NOT_MODIFIED:
-        if [coding.lower() for coding in codings] != ["chunked"] or lengths or not is_http_1_1:
+    if "transfer-encoding" in fields.names and status != _NOT_MODIFIED:
+        codings = [coding.lower() for coding in fields.values("transfer-encoding")]
+        if codings != ["chunked"] or lengths or not is_http_1_1:
             raise MalformedResponse("the response's Transfer-Encoding is ambiguous")
         if status == _NO_CONTENT:
             raise MalformedResponse("a response that has no content is chunked")
@@ -351,16 +354,14 @@ def _one_length(values: list[str]) -> int | None:
     """Read Content-Length, which may be repeated (RFC 9110 section 8.6), if always the same."""
     if not values:
         return None
-    different = {part.strip(" \t") for value in values for part in value.split(",")}
-    length = different.pop()
-    if different or not _DECIMAL.fullmatch(length):
+    length, *others = values
+    if others or "," in length:
+        length, *others = {part.strip(" ") for value in values for part in value.split(",")}
+    if others or not _DECIMAL.fullmatch(length):
         raise MalformedResponse("the response's Content-Length is malformed or contradictory")
     return int(length)
 
 
 def _persistent(is_http_1_1: bool, fields: Fields) -> bool:
-    values = fields.values("connection")
-    if not values:
-        return is_http_1_1
-    options = [part.strip(" \t") for value in values for part in value.lower().split(",")]
+    options = nominated(*fields.values("connection"))
     return "close" not in options and (is_http_1_1 or "keep-alive" in options)

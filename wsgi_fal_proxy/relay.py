@@ -191,7 +191,7 @@ class FalProxy:
         body.accept()  # rule 4
         if self._gate is not None:
             identity = self._gate.admit(environ, method, target, body, relaying.seen)
-            relaying.taken = self._gate.take(environ, method, target, identity)
+            relaying.give_back = self._gate.take(environ, method, target, identity)
         authorization = self._credentials.authorization(environ)  # rule 5
         headers = request_headers(
             environ, host=target.host, authorization=authorization, forwarded=self._forwarded
@@ -227,8 +227,8 @@ def _answer(
     start_response: StartResponse,
 ) -> Iterable[bytes]:
     """Pass fal's answer on: its status, its headers, and its content as it comes."""
-    relaying.request_id = response.request_id
-    if relaying.taken is not None:
+    relaying.response = response
+    if relaying.give_back is not None:
         relaying.settle(billed=not is_unbilled(response.status))
     try:
         response.begin()
@@ -239,7 +239,7 @@ def _answer(
         length = response.length if whole is None else len(whole)
         if length is not None and coding is None and response.status not in _WITHOUT_CONTENT:
             headers.append(("Content-Length", str(length)))
-        phrase = response.phrase.replace("\t", " ") or _PHRASES.get(response.status, "Unknown")
+        phrase = response.phrase or _PHRASES.get(response.status, "Unknown")
         start_response(f"{response.status} {phrase}", headers)
     except BaseException:
         response.close()

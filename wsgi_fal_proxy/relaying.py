@@ -33,35 +33,35 @@ class Relaying:
 
     Attributes:
         call: By which it can be broken off.
-        request_id: The id that fal gave the request, where it told.
+        response: fal's, once its head is here.
         seen: What the observer will be told; None without one.
+        give_back: Gives back what limits have taken for this request, until it is settled.
     """
 
     __slots__ = (
         "_fd",
+        "_has_slot",
         "_method",
         "_on_gone",
         "_slots",
-        "_taken",
         "_target",
         "call",
-        "request_id",
+        "give_back",
+        "response",
         "seen",
-        "taken",
     )
 
     def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
         self.call: Call = Call(total_timeout)
         self._method = ""
         self._target: Target | None = None
-        self.request_id: str | None = None
+        self.response: UpstreamResponse | None = None
         self.seen: Observation | None = None
         self._slots = slots
-        self._taken = False
+        self._has_slot = False
         self._fd: int | None = None
         self._on_gone = self.call.abort
-        # Gives back what limits have taken for this request, until it is settled.
-        self.taken: GiveBack | None = None
+        self.give_back: GiveBack | None = None
 
     def begin(self, environ: WSGIEnvironment, method: str, target: Target) -> None:
         """Take a slot, and watch the client.
@@ -73,7 +73,7 @@ class Relaying:
         if self._slots is not None:
             if not self._slots.acquire(blocking=False):
                 raise RelayFull
-            self._taken = True
+            self._has_slot = True
         self._fd = client_fd(environ)
         if self._fd is not None:
             watcher.watch(self._fd, self._on_gone, client_socket(environ))
@@ -83,8 +83,8 @@ class Relaying:
         if self._fd is not None:
             watcher.unwatch(self._fd, self._on_gone)
             self._fd = None
-        if self._taken and self._slots is not None:
-            self._taken = False
+        if self._has_slot and self._slots is not None:
+            self._has_slot = False
             self._slots.release()
 
     def drop(self) -> None:
@@ -95,7 +95,7 @@ class Relaying:
 
     def settle(self, *, billed: bool) -> None:
         """Let what limits have taken be taken, or give it back; the first word is the last."""
-        give_back, self.taken = self.taken, None
+        give_back, self.give_back = self.give_back, None
         if give_back is not None and not billed:
             give_back()
 
@@ -129,7 +129,7 @@ class Relaying:
             error.reason,
             error.detail,
             f"{self._method} {self._target.host}{self._target.path}",
-            self.request_id,
+            None if self.response is None else self.response.request_id,
             monotonic() - self.call.started,
             because,
         )

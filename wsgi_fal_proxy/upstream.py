@@ -22,7 +22,7 @@ import ssl
 import weakref
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import urllib3
 from urllib3._collections import RecentlyUsedContainer
@@ -218,7 +218,8 @@ class Upstream:
         call.hold(connection)
         try:
             kept = not connection.is_closed
-            self._connect(call, pool, connection)
+            if not kept:
+                self._connect(call, pool, connection)
             try:
                 return self._exchange(call, pool, connection, request, body)
             except _Stale:
@@ -266,7 +267,8 @@ class Upstream:
         wait = call.at_most(self._connect_timeout)
         pool = self._pools.get(host) or self._looked_up(host)
         try:
-            return pool, cast("Connection", pool._get_conn(timeout=wait))  # noqa: SLF001
+            # Typed wider than what it gives.
+            return pool, pool._get_conn(timeout=wait)  # type: ignore[return-value]  # noqa: SLF001
         except EmptyPoolError as error:
             raise RelayFull from error
 
@@ -279,8 +281,6 @@ class Upstream:
         return pool
 
     def _connect(self, call: Call, pool: HTTPConnectionPool, connection: Connection) -> None:
-        if not connection.is_closed:
-            return
         connection.timeout = call.at_most(self._connect_timeout)
         try:
             if pool.proxy is not None:
@@ -335,14 +335,19 @@ class Upstream:
         try:
             _set_timeout(sock, call.at_most(self._read_timeout))
             _send_all(sock, request)
-            framed = http1.chunk if body.length is None else bytes
-            for piece in body.rest():
-                self._send_more(call, sock, framed(piece))
-            if body.length is None:
-                self._send_more(call, sock, http1.LAST_CHUNK)
+            # Of a usual body all of it went with the head.
+            if body.unread:
+                self._send_rest(call, sock, body)
         except OSError:
             return False
         return True
+
+    def _send_rest(self, call: Call, sock: socket.socket, body: RequestBody) -> None:
+        framed = http1.chunk if body.length is None else bytes
+        for piece in body.rest():
+            self._send_more(call, sock, framed(piece))
+        if body.length is None:
+            self._send_more(call, sock, http1.LAST_CHUNK)
 
     def _send_more(self, call: Call, sock: socket.socket, data: bytes) -> None:
         if call.is_over():
@@ -623,7 +628,7 @@ def _opening(
     elif body.length or method != "GET":
         # RFC 9110 section 8.6: a method that expects content says so even when there is none.
         headers.append(("Content-Length", str(body.length)))
-    return http1.RequestHead(http1.request_head(method, target.request_target, headers) + first)
+    return http1.request_head(method, target.request_target, headers, first)
 
 
 def _socket_of(connection: Connection | None) -> socket.socket:
