@@ -131,7 +131,7 @@ def test_a_client_whose_connection_the_server_has_closed_needs_no_reset() -> Non
 def test_a_call_without_a_socket_yet_can_be_broken_off() -> None:
     call = Call()
     call.abort()
-    call.hold(SimpleNamespace(sock=socket.socket()))  # type: ignore[arg-type]
+    call.connection = SimpleNamespace(sock=socket.socket())  # type: ignore[assignment]
     call.connection.sock.close()  # type: ignore[union-attr]
     call.abort()
     assert call.aborted

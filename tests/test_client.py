@@ -53,7 +53,7 @@ def test_waitress_writes_it_itself(pair: Pair) -> None:
     environ = {"waitress.client_disconnected": channel.check_client_disconnected}
     client.spoil({"SERVER_PROTOCOL": "HTTP/1.1", **environ})
     assert channel.written == [b"truncated\r\n"]
-    assert client.client_fd(environ) == pair[0].fileno()
+    assert client.client_connection(environ)[0] == pair[0].fileno()
 
 
 def of_waitress(sock: socket.socket) -> dict[str, Any]:
@@ -107,12 +107,15 @@ def test_where_the_system_knows_no_such_reset_it_is_left_to_the_server(
 def test_a_connection_that_is_closed_or_other_requests_too_is_let_be(pair: Pair) -> None:
     ours, theirs = pair
     environ = {"SERVER_PROTOCOL": "HTTP/2.0", "gunicorn.socket": ours}
-    assert client.client_fd(environ) is None
+    assert client.client_connection(environ)[0] is None
     client.spoil(environ)
     ours.sendall(b"still there")
     assert theirs.recv(100) == b"still there"
     ours.close()
-    assert client.client_fd({"SERVER_PROTOCOL": "HTTP/1.1", "gunicorn.socket": ours}) is None
+    assert (
+        client.client_connection({"SERVER_PROTOCOL": "HTTP/1.1", "gunicorn.socket": ours})[0]
+        is None
+    )
 
 
 @pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2.0"])

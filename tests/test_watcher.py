@@ -14,7 +14,7 @@ import pytest
 
 from tests.raw_server import WAIT_SECONDS
 from wsgi_fal_proxy import watcher as module
-from wsgi_fal_proxy.client import client_fd
+from wsgi_fal_proxy.client import client_connection
 from wsgi_fal_proxy.upstream import Call
 from wsgi_fal_proxy.watcher import Watcher, notice
 
@@ -250,7 +250,7 @@ def test_a_watch_ends_where_an_answer_is_collected_in_the_middle_of_another(pair
         # The collector runs at any moment: here, while this thread holds the locks.
         with watcher._lock, call._lock:
             watcher.unwatch(pair[0].fileno(), on_gone)
-            call.release()
+            call.give_back(reusable=False)
         ended.set()
 
     on_gone = threading.Event().set
@@ -291,13 +291,13 @@ def test_the_clients_socket_is_found_where_servers_put_it(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, _ = pair
-    assert client_fd({}) is None
-    assert client_fd({"gunicorn.socket": ours}) == ours.fileno()
-    assert client_fd({"werkzeug.socket": ours}) == ours.fileno()
+    assert client_connection({})[0] is None
+    assert client_connection({"gunicorn.socket": ours})[0] == ours.fileno()
+    assert client_connection({"werkzeug.socket": ours})[0] == ours.fileno()
     channel = type("Channel", (), {"socket": ours, "check": lambda self: None})()
-    assert client_fd({"waitress.client_disconnected": channel.check}) == ours.fileno()
+    assert client_connection({"waitress.client_disconnected": channel.check})[0] == ours.fileno()
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(connection_fd=lambda: 7))
-    assert client_fd({}) == 7
+    assert client_connection({})[0] == 7
 
 
 def test_what_gevent_has_replaced_is_taken_from_where_gevent_keeps_it(

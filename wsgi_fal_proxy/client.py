@@ -16,32 +16,26 @@ _WAITRESS_KEY: Final = "waitress.client_disconnected"
 _NO_CHUNK: Final = b"truncated\r\n"
 
 
-def client_socket(environ: WSGIEnvironment) -> Any:
-    """Give the socket of the client's connection, where the server hands it over, or None."""
-    sock = environ.get("gunicorn.socket")
+def client_connection(environ: WSGIEnvironment) -> tuple[int | None, Any]:
+    """Give the client's connection: its file descriptor, and its socket.
+
+    Either is None where the server keeps it; the descriptor also where it is closed, and where it
+    is other requests' as well, as in HTTP/2.
+    """
+    sock: Any = environ.get("gunicorn.socket")
     if sock is None:
         sock = environ.get("werkzeug.socket")
     if sock is None and _WAITRESS_KEY in environ:
         sock = getattr(_waitress_channel(environ), "socket", None)
-    return sock
-
-
-def client_fd(environ: WSGIEnvironment) -> int | None:
-    """Give the file descriptor of the client's connection.
-
-    None where the server keeps it, where it is closed, and where it is other requests' as well, as
-    in HTTP/2.
-    """
-    sock = client_socket(environ)
     if sock is not None:
         if environ.get("SERVER_PROTOCOL", "HTTP/1.1")[:7] != "HTTP/1.":
-            return None
+            return None, sock
         fd: int = sock.fileno()
-        return fd if fd >= 0 else None
+        return fd if fd >= 0 else None, sock
     # A module that uWSGI makes, and that is only there under it. Its connections have one request
     # at a time, even where nginx in front names HTTP/2, in which it was asked.
     uwsgi = sys.modules.get("uwsgi")
-    return None if uwsgi is None else uwsgi.connection_fd()
+    return None if uwsgi is None else uwsgi.connection_fd(), None
 
 
 def spoil(environ: WSGIEnvironment) -> None:
@@ -52,10 +46,9 @@ def spoil(environ: WSGIEnvironment) -> None:
     Node's fetch does. So before the server closes, a chunked answer goes on with what is no
     chunk; and one that ends with its connection, as in HTTP/1.0, by a reset.
     """
-    fd = client_fd(environ)
+    fd, sock = client_connection(environ)
     if fd is None:
         return
-    sock = client_socket(environ)
     # uWSGI hands over no socket, and sends no chunks: its answer ends with the connection.
     if sock is None or not _is_chunked(environ):
         reset(fd)

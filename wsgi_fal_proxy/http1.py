@@ -78,7 +78,6 @@ def request_head(
         content: Follows the head in the same piece.
     """
     # In one expression, so that no frame ever holds the key as plain text.
-    # In one expression, so that no frame ever holds the key as plain text.
     return RequestHead(
         "\r\n".join(
             (f"{method} {request_target} HTTP/1.1", *map(": ".join, headers), "\r\n")
@@ -344,16 +343,14 @@ def _framing(is_http_1_1: bool, status: int, fields: Fields) -> Framing:
         if status == _NO_CONTENT:
             raise MalformedResponse("a response that has no content is chunked")
         return ChunkedFraming()
-    length = _one_length(lengths)
+    length = _one_length(lengths) if lengths else None
     if status < _OK or status in (_NO_CONTENT, _NOT_MODIFIED):
         return LengthFraming(0)
     return CloseFraming() if length is None else LengthFraming(length)
 
 
-def _one_length(values: list[str]) -> int | None:
+def _one_length(values: list[str]) -> int:
     """Read Content-Length, which may be repeated (RFC 9110 section 8.6), if always the same."""
-    if not values:
-        return None
     length, *others = values
     if others or "," in length:
         length, *others = {part.strip(" ") for value in values for part in value.split(",")}

@@ -232,7 +232,7 @@ def _answer(
         relaying.settle(billed=not is_unbilled(response.status))
     try:
         response.begin()
-        coding = content_coding(response.fields) if response.has_content else None
+        coding = content_coding(response.fields) if response.length != 0 else None
         # Usually all of it has come with the head: then nothing is left to be relayed.
         whole = response.take_whole() if coding is None else None
         headers = response_headers(response.fields)

@@ -6,7 +6,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
-from wsgi_fal_proxy.client import client_fd, client_socket, reset, spoil
+from wsgi_fal_proxy.client import client_connection, reset, spoil
 from wsgi_fal_proxy.coding import decoded
 from wsgi_fal_proxy.errors import ClientGone, FalProxyError, Refusal, RelayFull, Truncated
 from wsgi_fal_proxy.upstream import Call
@@ -74,9 +74,9 @@ class Relaying:
             if not self._slots.acquire(blocking=False):
                 raise RelayFull
             self._has_slot = True
-        self._fd = client_fd(environ)
+        self._fd, connection = client_connection(environ)
         if self._fd is not None:
-            watcher.watch(self._fd, self._on_gone, client_socket(environ))
+            watcher.watch(self._fd, self._on_gone, connection)
 
     def end(self) -> None:
         """Give back what is held; once is enough, and twice does no harm."""
@@ -107,7 +107,7 @@ class Relaying:
         if not self.call.aborted:
             return False
         # Looked up anew: by now the server may have closed it.
-        fd = client_fd(environ)
+        fd, _ = client_connection(environ)
         if fd is not None:
             reset(fd)
         if self.seen is not None:

@@ -74,6 +74,9 @@ class Target:
     request_target: str = field(repr=False)
 
     @staticmethod
+    # The same few are called again and again: a model, a status that is polled. Of at most 8,000
+    # characters each, so that clients cannot fill the memory with them.
+    @lru_cache(maxsize=256)
     def parse(text: str | None) -> Target:
         """Accept the whole text as a target or refuse it.
 
@@ -82,7 +85,19 @@ class Target:
             TargetInvalid: It is not a plain https URL, or it is more than one.
             TargetHostNotAllowed: It is a URL, and not fal's.
         """
-        return _parsed(text)
+        if not text or not text.strip(" \t"):
+            raise TargetMissing
+        if len(text) > MAX_TARGET_LENGTH:
+            detail = f"The target is longer than {MAX_TARGET_LENGTH} characters."
+            raise TargetInvalid(detail)
+        match = _TARGET.fullmatch(text)
+        if match is None or _SECOND_TARGET.search(text):
+            raise TargetInvalid(f"The target in x-fal-target-url {_what_is_wrong_with(text)}.")
+        host = match["host"].lower()
+        if len(host) > _MAX_HOST_LENGTH or not _is_fal(host):
+            raise TargetHostNotAllowed
+        path, query = match["path"] or "/", match["query"]
+        return Target(host, path if query is None else f"{path}?{query}")
 
     @property
     def path(self) -> str:
@@ -96,25 +111,6 @@ class Target:
             self.host == "queue.fal.run"
             and _QUEUE_CANCEL.fullmatch(self.request_target) is not None
         )
-
-
-# The same few are called again and again: a model, a status that is polled. Of at most 8,000
-# characters each, so that clients cannot fill the memory with them.
-@lru_cache(maxsize=256)
-def _parsed(text: str | None) -> Target:
-    if not text or not text.strip(" \t"):
-        raise TargetMissing
-    if len(text) > MAX_TARGET_LENGTH:
-        detail = f"The target is longer than {MAX_TARGET_LENGTH} characters."
-        raise TargetInvalid(detail)
-    match = _TARGET.fullmatch(text)
-    if match is None or _SECOND_TARGET.search(text):
-        raise TargetInvalid(f"The target in x-fal-target-url {_what_is_wrong_with(text)}.")
-    host = match["host"].lower()
-    if len(host) > _MAX_HOST_LENGTH or not _is_fal(host):
-        raise TargetHostNotAllowed
-    path, query = match["path"] or "/", match["query"]
-    return Target(host, path if query is None else f"{path}?{query}")
 
 
 def _what_is_wrong_with(text: str) -> str:

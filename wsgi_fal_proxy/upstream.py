@@ -119,13 +119,18 @@ class Call:
 
     Args:
         total_timeout: Seconds for all of it, from now; None for no limit.
+
+    Attributes:
+        pool: Where the connection came from, and is given back to.
+        connection: What `abort` breaks off; None before it is checked out, and once given back.
     """
 
-    __slots__ = ("_lock", "aborted", "connection", "deadline", "started")
+    __slots__ = ("_lock", "aborted", "connection", "deadline", "pool", "started")
 
     def __init__(self, total_timeout: float | None = None) -> None:
         # Not gevent's, whose locks are not for other threads, and which is held but for moments.
         self._lock = allocate_rlock()
+        self.pool: HTTPConnectionPool | None = None
         self.connection: Connection | None = None
         self.aborted: bool = False
         self.started: float = monotonic()
@@ -133,16 +138,22 @@ class Call:
             None if total_timeout is None else self.started + total_timeout
         )
 
-    def hold(self, connection: Connection) -> None:
-        """Have this connection broken off by `abort`."""
-        with self._lock:
-            self.connection = connection
-
-    def release(self) -> Connection | None:
-        """Give the connection back, out of the reach of `abort`; None if that was done before."""
+    def give_back(self, *, reusable: bool) -> None:
+        """Give the connection back, out of the reach of `abort`; twice does no harm."""
         with self._lock:
             connection, self.connection = self.connection, None
-        return connection
+        if connection is not None and self.pool is not None:
+            if not reusable:
+                connection.close()
+            # A closed one goes back too: it is a free slot, and connects again when it is used.
+            self.pool._put_conn(connection)  # noqa: SLF001
+
+    def close(self) -> None:
+        """Close the connection, and keep it: the next use connects again."""
+        # Not while `abort` is at it: the descriptor may be another connection's at once.
+        with self._lock:
+            if self.connection is not None:
+                self.connection.close()
 
     def abort(self) -> None:
         """Break the call off: whatever waits for the connection finds it closed, and at once."""
@@ -215,25 +226,21 @@ class Upstream:
         first = body.read_ahead()
         request = _opening(method, target, headers, body, first)
         pool, connection = self._checked_out(call, target.host)
-        call.hold(connection)
+        call.pool, call.connection = pool, connection
         try:
-            kept = not connection.is_closed
+            kept = connection.sock is not None
             if not kept:
                 self._connect(call, pool, connection)
             try:
-                return self._exchange(call, pool, connection, request, body)
+                return self._exchange(call, connection, request, body)
             except _Stale:
                 if not kept or call.aborted or not _is_repeatable(method, target, body):
                     raise
-            # Out of the reach of `abort`, which must not meet a descriptor that is closed.
-            call.release()
-            connection.close()
-            call.hold(connection)
+            call.close()
             self._connect(call, pool, connection)
-            return self._exchange(call, pool, connection, request, body)
+            return self._exchange(call, connection, request, body)
         except BaseException as error:
-            call.release()
-            _give_back(pool, connection, reusable=False)
+            call.give_back(reusable=False)
             if isinstance(error, GatewayError):
                 raise self._told(call, error) from error.__cause__
             raise
@@ -298,7 +305,6 @@ class Upstream:
     def _exchange(
         self,
         call: Call,
-        pool: HTTPConnectionPool,
         connection: Connection,
         request: http1.RequestHead,
         body: RequestBody,
@@ -320,7 +326,6 @@ class Upstream:
             raise ours from error
         return UpstreamResponse(
             call,
-            pool,
             head,
             leftover=reader.leftover,
             # With TLS in TLS, what comes uncalled for waits where no check before use sees it.
@@ -372,7 +377,6 @@ class UpstreamResponse:
     __slots__ = (
         "_call",
         "_framing",
-        "_pool",
         "_read_timeout",
         "_reusable",
         "_waiting",
@@ -382,10 +386,9 @@ class UpstreamResponse:
         "status",
     )
 
-    def __init__(  # noqa: PLR0913 - made in one place, of what that place knows
+    def __init__(
         self,
         call: Call,
-        pool: HTTPConnectionPool,
         head: http1.ResponseHead,
         *,
         leftover: bytes,
@@ -398,15 +401,9 @@ class UpstreamResponse:
         self.length: int | None = head.framing.length
         self._framing = head.framing
         self._waiting = leftover
-        self._pool = pool
         self._call = call
         self._reusable = reusable
         self._read_timeout = read_timeout
-
-    @property
-    def has_content(self) -> bool:
-        """Whether there is, or may be, any content."""
-        return self.length != 0
 
     def begin(self) -> None:
         """Take what came with the head; while none of it is passed on, an error is still told.
@@ -423,7 +420,7 @@ class UpstreamResponse:
         """Give the whole content, if it came with the head, and have done; else None."""
         if not self._framing.complete:
             return None
-        self._give_back(reusable=self._reusable and not self._framing.excess)
+        self._call.give_back(reusable=self._reusable and not self._framing.excess)
         return self._waiting
 
     @property
@@ -452,7 +449,7 @@ class UpstreamResponse:
             detail = f"The target's answer broke off: {error or type(error).__name__}"
             raise Truncated(detail) from error
         if self._framing.complete:
-            self._give_back(reusable=self._reusable and not self._framing.excess)
+            self._call.give_back(reusable=self._reusable and not self._framing.excess)
         if not content:
             raise StopIteration
         return content
@@ -472,12 +469,7 @@ class UpstreamResponse:
 
     def close(self) -> None:
         """Close the connection, unless the content was complete and it is back in its pool."""
-        self._give_back(reusable=False)
-
-    def _give_back(self, *, reusable: bool) -> None:
-        connection = self._call.release()
-        if connection is not None:
-            _give_back(self._pool, connection, reusable=reusable)
+        self._call.give_back(reusable=False)
 
 
 def _checked(manager: object) -> urllib3.PoolManager | None:
@@ -675,13 +667,6 @@ def _set_timeout(sock: socket.socket, seconds: float | None) -> None:
         return
     if present is None or seconds is None or not 0 < present - seconds < _NEAR_SECONDS:
         sock.settimeout(seconds)
-
-
-def _give_back(pool: HTTPConnectionPool, connection: Connection, *, reusable: bool) -> None:
-    if not reusable:
-        connection.close()
-    # A closed connection goes back too: it is a free slot, and connects again when it is used.
-    pool._put_conn(connection)  # noqa: SLF001
 
 
 _left_behind: Final[list[object]] = []
