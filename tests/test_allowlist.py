@@ -21,6 +21,7 @@ from wsgi_fal_proxy.errors import (
     TargetAmbiguous,
     TargetNotAllowed,
 )
+from wsgi_fal_proxy.gate import Gate
 from wsgi_fal_proxy.settings import Settings
 from wsgi_fal_proxy.target import Target
 
@@ -54,8 +55,8 @@ def check(allowlist: Allowlist, method: str, url: str, content: bytes = b"{}") -
 
 
 def test_without_patterns_there_is_none() -> None:
-    assert Allowlist.of(Settings()) is None
-    assert Allowlist.of(Settings(allowed_urls=[], allowed_endpoints=())) is None
+    assert Gate(Settings()).allowlist is None
+    assert Gate(Settings(allowed_urls=[], allowed_endpoints=())).allowlist is None
 
 
 # What fal's clients call: https://github.com/fal-ai/fal-js, fal-swift, fal-java, fal-dart.

@@ -314,7 +314,7 @@ def test_a_workflow_that_is_called_requests_is_not_cancelled_into_running(
     upstream: Upstream, namespace: str
 ) -> None:
     target = f"https://queue.fal.run/{namespace}/me/requests/x/cancel"
-    assert upstream.call(EXACT, "PUT", target) == ("412", "endpoint_not_allowed")
+    assert upstream.call(EXACT, "PUT", target) == ("405", "method_not_allowed")
     assert upstream.requests == []
 
 

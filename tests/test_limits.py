@@ -20,7 +20,8 @@ from tests.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, Refuse, SettingsError
 from wsgi_fal_proxy.counting import StoreFailed
 from wsgi_fal_proxy.errors import LimitExceeded
-from wsgi_fal_proxy.limiting import _duration, _exceeded, _Outage, _Prices, caller, is_unbilled
+from wsgi_fal_proxy.limiting import _duration, _exceeded, _Outage, _Prices, caller
+from wsgi_fal_proxy.operations import is_unbilled
 from wsgi_fal_proxy.rates import limit
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ import logging
 import socket
 import threading
 import zlib
-from dataclasses import FrozenInstanceError
 from typing import TYPE_CHECKING, Any, Final
 from wsgiref.util import setup_testing_defaults
 
@@ -120,7 +119,7 @@ def test_a_record_holds_no_key_no_query_and_no_content(
 
 def test_a_record_is_frozen(observed: Proxied, told: list[CallRecord]) -> None:
     relay(observed(), environ_of())
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         told[0].status = 1  # type: ignore[misc]
 
 

@@ -19,12 +19,13 @@ import pytest
 import trustme
 import urllib3
 import webtest
+from urllib3.connection import HTTPSConnection
 
 from tests.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answering
 from tests.test_relay import RUN, TARGET, answer_to
-from wsgi_fal_proxy import FalProxy, SettingsError
+from wsgi_fal_proxy import FalProxy, SettingsError, upstream
 from wsgi_fal_proxy.errors import Truncated
-from wsgi_fal_proxy.upstream import _Pool, _received, _send_all
+from wsgi_fal_proxy.upstream import _Connection, _Pool, _received, _send_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -351,6 +352,24 @@ def test_any_number_of_hosts_can_be_called_and_the_last_ones_alone_are_known(
             url = f"https://h{number}.fal.run/"
             assert answer_to(proxy, HTTP_X_FAL_TARGET_URL=url)[0] == "200 OK"
     assert len(proxy._upstream._pools) <= 32
+
+
+@pytest.mark.parametrize("has_poll", [True, False], ids=["poll", "as-on-Windows"])
+def test_a_connection_tells_whether_anything_came_uncalled_for(
+    monkeypatch: pytest.MonkeyPatch, has_poll: bool
+) -> None:
+    if not has_poll:
+        monkeypatch.setattr(upstream, "_new_poll", None)
+    monkeypatch.setattr(HTTPSConnection, "connect", lambda self: None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = _Connection("fal.run")
+        assert not connection.is_connected
+        connection.sock = ours
+        connection.connect()
+        assert connection.is_connected
+        theirs.send(b"x")
+        assert not connection.is_connected
 
 
 def test_a_pool_gives_the_connection_that_came_back_last_and_closes_what_is_too_much() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wsgi_fal_proxy.errors import (
     BodyAmbiguous,
@@ -24,30 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from wsgi_fal_proxy.body import RequestBody
-    from wsgi_fal_proxy.settings import Settings
     from wsgi_fal_proxy.target import Target
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
-
-STRICT_URLS: Final = (
-    "fal.run/**",
-    "queue.fal.run/**",
-    *(
-        f"{host}/{path}"
-        for host in ("rest.fal.ai", "rest.alpha.fal.ai")
-        for path in (
-            "storage/upload/initiate",
-            "storage/upload/initiate?storage_type=fal-cdn-v3",
-            "storage/upload/initiate-multipart?storage_type=fal-cdn-v3",
-            "storage/upload/complete-multipart?storage_type=fal-cdn-v3",
-            "tokens/",
-        )
-    ),
-    "wma.fal.run/ice",
-    "wma.fal.run/session",
-    "wma.fal.run/session/heartbeat",
-)
-"""For the option `allowed_urls`: what fal's own clients call, and no more."""
 
 # Keys of the bodies that name what is to be run, as fal's clients send them: its JavaScript
 # client's auth and realtime/wma. Another key might name more.
@@ -82,14 +61,6 @@ class Allowlist:
         self._apps = app_globs(endpoints or ())
         self._report_only = report_only
         self.narrows_headers: bool = self._names_endpoints and not report_only
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self | None:
-        """Make the one that is set; None where nothing is."""
-        urls, endpoints = settings.allowed_urls, settings.allowed_endpoints
-        if not (urls or endpoints):
-            return None
-        return cls(urls, endpoints, report_only=settings.report_only)
 
     def check_target(self, method: str, target: Target) -> None:
         """Decide by what stands in the target.

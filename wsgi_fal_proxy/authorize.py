@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from wsgi_fal_proxy.errors import AuthorizeFailed, Forbidden, Unauthenticated
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
 
-@dataclass(frozen=True, slots=True)
+# No tuple: what reports errors would show all that is in one.
+@dataclass(frozen=True, slots=True, eq=False)
 class FalRequest:
     """A request that is about to be relayed, if it is allowed to be.
 
@@ -41,8 +42,7 @@ class FalRequest:
         return self.operation.endpoint
 
 
-@dataclass(frozen=True, slots=True)
-class Allow:
+class Allow(NamedTuple):
     """The caller may go on.
 
     Attributes:
@@ -53,8 +53,7 @@ class Allow:
     identity: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(NamedTuple):
     """The caller may not.
 
     Attributes:

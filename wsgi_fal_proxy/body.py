@@ -26,22 +26,22 @@ _UNUSABLE: Final = -1
 # Read and dropped of the body of a refused request even if none is accepted.
 _DISCARDED_BYTES: Final = 1_048_576
 
-# RFC 9110 section 8.6, bounded where no body could be: 10^18 bytes.
-_CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+# Where no body could be: 10^18 bytes.
+_MAX_LENGTH_DIGITS: Final = 18
 # RFC 9110 section 8.3.1: type and subtype in any case, then parameters. A list of two media
 # types, which is what a server makes of two headers, does not match.
 # Possessive throughout: a client cannot make it backtrack.
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # noqa: S105 - RFC 9110's word, not a password
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*+"'
-_JSON: Final = re.compile(
-    rf"application/json(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?+)*+[ \t]*+",
-    re.IGNORECASE | re.ASCII,
+# As text, compiled when it is first needed: most clients send the media type alone.
+_JSON: Final = (
+    r"(?ia)application/json"
+    rf"(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?+)*+[ \t]*+"
 )
 # JSON is in UTF-8 (RFC 8259 section 8.1) and its media type has no parameter (section 11); clients
 # add this one, and another charset may make something else of the same bytes.
-_JSON_IN_UTF_8: Final = re.compile(
-    r'application/json[ \t]*+(?:;[ \t]*+charset=(?:utf-8|"utf-8")[ \t]*+)?+;?',
-    re.IGNORECASE | re.ASCII,
+_JSON_IN_UTF_8: Final = (
+    r'(?ia)application/json[ \t]*+(?:;[ \t]*+charset=(?:utf-8|"utf-8")[ \t]*+)?+;?'
 )
 
 
@@ -92,7 +92,7 @@ class RequestBody:
                 self.unread = 0
         if self.length == 0:
             return
-        if self._content_type != "application/json" and not _JSON.fullmatch(self._content_type):
+        if self._content_type != "application/json" and not re.fullmatch(_JSON, self._content_type):
             raise UnsupportedMediaType
         if self.length is not None and self.length > self._max_bytes:
             raise self._too_large()
@@ -127,7 +127,7 @@ class RequestBody:
         """
         if self.length is None or self.length > PIECE_BYTES:
             return None
-        if not _JSON_IN_UTF_8.fullmatch(self._content_type):
+        if not re.fullmatch(_JSON_IN_UTF_8, self._content_type):
             return None
         try:
             return self.read_ahead().decode()
@@ -222,7 +222,9 @@ def _declared_length(environ: WSGIEnvironment) -> int | None:
         return None if ends_by_itself else _UNUSABLE
     declared = str(environ.get("CONTENT_LENGTH") or "")
     if declared:
-        return int(declared) if _CONTENT_LENGTH.fullmatch(declared) else _UNUSABLE
+        # RFC 9110 section 8.6: digits, and int() would take others and more than these.
+        is_decimal = declared.isascii() and declared.isdigit()
+        return int(declared) if is_decimal and len(declared) <= _MAX_LENGTH_DIGITS else _UNUSABLE
     # RFC 9112 section 6.3: an HTTP/1 request with neither field has no body. In HTTP/2 it may.
     if ends_by_itself and not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1"):
         return None

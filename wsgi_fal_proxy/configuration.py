@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy.allowlist import STRICT_URLS
 from wsgi_fal_proxy.credentials import KeyFile
 from wsgi_fal_proxy.environment import KEY_VARIABLES, OPTION_PREFIX, option_variables, variable
 from wsgi_fal_proxy.middleware import path_prefix
+from wsgi_fal_proxy.operations import STRICT_URLS
 from wsgi_fal_proxy.settings import Settings, SettingsError, refuse_unknown
 
 if TYPE_CHECKING:

@@ -6,16 +6,15 @@ import logging
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from wsgi_fal_proxy.allowlist import Allowlist
 from wsgi_fal_proxy.authorize import FalRequest, allow_anyone, identity_of
-from wsgi_fal_proxy.limiting import Limiter
 from wsgi_fal_proxy.operations import operation
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
+    from wsgi_fal_proxy.allowlist import Allowlist
     from wsgi_fal_proxy.body import RequestBody
-    from wsgi_fal_proxy.limiting import GiveBack
+    from wsgi_fal_proxy.limiting import GiveBack, Limiter
     from wsgi_fal_proxy.observer import Observation
     from wsgi_fal_proxy.settings import Settings
     from wsgi_fal_proxy.target import Target
@@ -39,8 +38,8 @@ class Gate:
         self._authorize = None if said is allow_anyone else said
         closes = settings.allowed_endpoints and not settings.report_only
         self._is_said = said is not None or bool(closes or settings.limits)
-        self.allowlist: Allowlist | None = Allowlist.of(settings)
-        self._limiter = Limiter(settings) if settings.limits else None
+        self.allowlist: Allowlist | None = _allowlist(settings)
+        self._limiter = _limiter(settings)
 
     @property
     def is_open(self) -> bool:
@@ -96,6 +95,26 @@ class Gate:
         if self._limiter is None:
             return None
         return self._limiter.take(environ, identity, operation(method, target))
+
+
+# Neither is loaded where it is not set: a start takes so much less.
+
+
+def _allowlist(settings: Settings) -> Allowlist | None:
+    urls, endpoints = settings.allowed_urls, settings.allowed_endpoints
+    if not (urls or endpoints):
+        return None
+    from wsgi_fal_proxy.allowlist import Allowlist  # noqa: PLC0415
+
+    return Allowlist(urls, endpoints, report_only=settings.report_only)
+
+
+def _limiter(settings: Settings) -> Limiter | None:
+    if not settings.limits:
+        return None
+    from wsgi_fal_proxy.limiting import Limiter  # noqa: PLC0415
+
+    return Limiter(settings)
 
 
 @cache

@@ -37,7 +37,7 @@ _FIELD_LINES: Final = r"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+)
 _HEAD: Final = re.compile(f"{_STATUS_LINE}({_FIELD_LINES})")
 # Of lines that have been checked; the optional white space around a value is no part of it.
 _FIELD: Final = re.compile(r"\r\n([^:]++):[\t ]*+([^\r]*[^\r\t ]|)")
-_DECIMAL: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+_MAX_LENGTH_DIGITS: Final = 18
 # RFC 9112 section 7.1, with extensions as in section 7.1.1.
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 
@@ -354,7 +354,8 @@ def _one_length(values: list[str]) -> int:
     length, *others = values
     if others or "," in length:
         length, *others = {part.strip(" ") for value in values for part in value.split(",")}
-    if others or not _DECIMAL.fullmatch(length):
+    is_decimal = length.isascii() and length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS
+    if others or not is_decimal:
         raise MalformedResponse("the response's Content-Length is malformed or contradictory")
     return int(length)
 

@@ -30,12 +30,6 @@ _logger: Final = logging.getLogger("wsgi_fal_proxy")
 GiveBack = Callable[[], None]
 """Gives back what a call has taken, if it is called once. It does not raise."""
 
-# fal never charges for what it failed at (5xx), and may charge for input that a model refused
-# (422): fal.ai/docs/model-apis/faq, "Do you charge for failed requests?". These are from before
-# any model: the key, the account, the endpoint's name and method, fal's own limits.
-_UNBILLED: Final = frozenset({401, 402, 403, 404, 405, 429})
-_SERVER_ERROR: Final = 500
-
 _EVERYBODY: Final = "everybody"
 # RFC 4291 section 2.5.4: whoever has one address has all that begin with its first 64 bits.
 _IPV6_PREFIX: Final = 64
@@ -43,11 +37,6 @@ _IPV6_PREFIX: Final = 64
 # another one: dots, escapes, empty segments.
 _SEGMENT: Final = r"[a-z0-9_~-][a-z0-9_.~-]*+"
 _PLAIN: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+")
-
-
-def is_unbilled(status: int) -> bool:
-    """Whether fal does not charge for a call that it answers with this status."""
-    return status >= _SERVER_ERROR or status in _UNBILLED
 
 
 class Limiter:

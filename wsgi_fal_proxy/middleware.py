@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, Unpack
 
 from wsgi_fal_proxy.relay import FalProxy
@@ -11,9 +10,6 @@ from wsgi_fal_proxy.settings import Options, Settings, SettingsError, refuse_unk
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
-# What no path holds, what a path holds percent-encoded and `PATH_INFO` does not, what has no bytes.
-_NOT_IN_A_PREFIX: Final = re.compile("[\x00-\x1f\x7f?#%\ud800-\udfff]")
 
 DEFAULT_PREFIX: Final = "/api/fal/proxy"
 """Rule 1 of the formula; also where fal's own proxies answer."""
@@ -63,10 +59,20 @@ def path_prefix(prefix: object) -> str:
         isinstance(prefix, str)
         and prefix.startswith("/")
         and not prefix.endswith("/")
-        and not _NOT_IN_A_PREFIX.search(prefix)
+        and all(map(_is_in_paths, prefix))
     )
     if not usable:
         accepted = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
         raise SettingsError("prefix", prefix, accepted)
     # PEP 3333, "Unicode Issues": the bytes of the path, each as one character.
     return str(prefix).encode().decode("latin-1")
+
+
+def _is_in_paths(character: str) -> bool:
+    """Whether it may be in `PATH_INFO`.
+
+    Not what no path holds, nor what a path holds percent-encoded, nor half of a surrogate pair,
+    which has no bytes.
+    """
+    is_half = "\ud800" <= character <= "\udfff"
+    return character >= " " and character not in "\x7f?#%" and not is_half

@@ -7,13 +7,33 @@ Only what is known to be free counts as free; all else spends.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from wsgi_fal_proxy.target import Target
+
+
+STRICT_URLS: Final = (
+    "fal.run/**",
+    "queue.fal.run/**",
+    *(
+        f"{host}/{path}"
+        for host in ("rest.fal.ai", "rest.alpha.fal.ai")
+        for path in (
+            "storage/upload/initiate",
+            "storage/upload/initiate?storage_type=fal-cdn-v3",
+            "storage/upload/initiate-multipart?storage_type=fal-cdn-v3",
+            "storage/upload/complete-multipart?storage_type=fal-cdn-v3",
+            "tokens/",
+        )
+    ),
+    "wma.fal.run/ice",
+    "wma.fal.run/session",
+    "wma.fal.run/session/heartbeat",
+)
+"""For the option `allowed_urls`: what fal's own clients call, and no more."""
 
 
 class Kind(Enum):
@@ -41,8 +61,7 @@ class Kind(Enum):
 _FREE: Final = frozenset({Kind.POLL, Kind.CANCEL, Kind.UPLOAD, Kind.SIGNAL})
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """What a request asks of fal.
 
     Attributes:
@@ -85,6 +104,13 @@ _SESSIONS: Final = frozenset({"/ice", "/session"})
 _SIGNAL: Final = "/session/heartbeat"
 
 
+# fal never charges for what it failed at (5xx), and may charge for input that a model refused
+# (422): fal.ai/docs/model-apis/faq, "Do you charge for failed requests?". These are from before
+# any model: the key, the account, the endpoint's name and method, fal's own limits.
+_UNBILLED: Final = frozenset({401, 402, 403, 404, 405, 429})
+_SERVER_ERROR: Final = 500
+
+
 @lru_cache(maxsize=256)
 def operation(method: str, target: Target) -> Operation:
     """Tell what a request asks of fal."""
@@ -92,7 +118,8 @@ def operation(method: str, target: Target) -> Operation:
     if host == "queue.fal.run" and (queued := _QUEUED.fullmatch(path)):
         if method == "GET" and queued["ask"] != "/cancel":
             return Operation(Kind.POLL, queued["endpoint"])
-        if method == "PUT" and queued["ask"] == "/cancel":
+        # As fal's client composes it: without a query.
+        if method == "PUT" and queued["ask"] == "/cancel" and target.request_target == path:
             return Operation(Kind.CANCEL, queued["endpoint"])
     if host in _RUN_HOSTS:
         # A slash at the end, which a client may add, is not part of the endpoint's name.
@@ -111,3 +138,8 @@ def _of_service(host: str, target: Target) -> Kind:
     if host == _SESSION_HOST and target.request_target == _SIGNAL:
         return Kind.SIGNAL
     return Kind.OTHER
+
+
+def is_unbilled(status: int) -> bool:
+    """Whether fal does not charge for a call that it answers with this status."""
+    return status >= _SERVER_ERROR or status in _UNBILLED

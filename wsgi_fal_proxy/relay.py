@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, Unpack
 from wsgi_fal_proxy.answers import own_answer
 from wsgi_fal_proxy.body import RequestBody
 from wsgi_fal_proxy.coding import content_coding
-from wsgi_fal_proxy.cors import Cors
 from wsgi_fal_proxy.credentials import Credentials, KeyFile
 from wsgi_fal_proxy.errors import (
     FalProxyError,
@@ -30,8 +29,8 @@ from wsgi_fal_proxy.headers import (
     response_headers,
     without_unknown,
 )
-from wsgi_fal_proxy.limiting import is_unbilled
 from wsgi_fal_proxy.observer import Observation
+from wsgi_fal_proxy.operations import Kind, is_unbilled, operation
 from wsgi_fal_proxy.relaying import Content, Relaying
 from wsgi_fal_proxy.settings import Options, Settings
 from wsgi_fal_proxy.target import Target
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+    from wsgi_fal_proxy.cors import Cors
     from wsgi_fal_proxy.upstream import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
@@ -48,7 +48,6 @@ _logger: Final = logging.getLogger("wsgi_fal_proxy")
 _METHODS: Final = frozenset({"GET", "POST", "PUT"})
 # RFC 9110 sections 15.3.5 and 15.4.5: their Content-Length is what they would have had.
 _WITHOUT_CONTENT: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 class FalProxy:
@@ -130,7 +129,7 @@ class FalProxy:
         gate = Gate(settings)
         gate.warn_if_open()
         self._gate = None if gate.is_open else gate
-        self._cors = Cors(settings.cors_origins) if settings.cors_origins else None
+        self._cors = _cors(settings)
         self._observer = settings.observer
         self._allowlist = gate.allowlist
         self._upstream = Upstream(settings)
@@ -206,6 +205,14 @@ class FalProxy:
         return response
 
 
+def _cors(settings: Settings) -> Cors | None:
+    if not settings.cors_origins:
+        return None
+    from wsgi_fal_proxy.cors import Cors  # noqa: PLC0415 - only where it is set
+
+    return Cors(settings.cors_origins)
+
+
 def _accepted_target(method: str, text: str | None) -> Target:
     if method not in _METHODS:
         raise MethodNotAllowed
@@ -215,7 +222,7 @@ def _accepted_target(method: str, text: str | None) -> Target:
         target = Target.parse(text)
     except Refusal as refusal:
         raise MethodNotAllowed from refusal
-    if not target.is_queue_cancel:
+    if operation(method, target).kind is not Kind.CANCEL:
         raise MethodNotAllowed
     return target
 
@@ -239,7 +246,7 @@ def _answer(
         length = response.length if whole is None else len(whole)
         if length is not None and coding is None and response.status not in _WITHOUT_CONTENT:
             headers.append(("Content-Length", str(length)))
-        phrase = response.phrase or _PHRASES.get(response.status, "Unknown")
+        phrase = response.phrase or _phrase(response.status)
         start_response(f"{response.status} {phrase}", headers)
     except BaseException:
         response.close()
@@ -253,6 +260,13 @@ def _answer(
     if relaying.seen is None:
         return content
     return relaying.seen.answered(response.status, content, None if coding else length)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
 
 
 def _own_answer(

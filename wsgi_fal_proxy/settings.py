@@ -1,32 +1,34 @@
-"""The options: checked once, at construction, then frozen."""
+"""The options: checked once, at construction, then frozen.
+
+What checks an option that is not usual, and reads it, is loaded where it is set: a start takes so
+much less.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
 
-from wsgi_fal_proxy import counting, rates
-from wsgi_fal_proxy.cors import wrong_origin
-from wsgi_fal_proxy.globs import PatternInvalid, endpoint_globs, url_globs
 from wsgi_fal_proxy.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES, TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     import urllib3
 
     from wsgi_fal_proxy.authorize import Authorize
     from wsgi_fal_proxy.credentials import KeySource
     from wsgi_fal_proxy.observer import Observer
+    from wsgi_fal_proxy.rates import Limit
 
 
+IN_MEMORY: Final = "memory://"
 _SHOWN_LENGTH: Final = 16
 # Eleven days. A socket cannot wait for longer than 2^31 milliseconds.
 _MAX_SECONDS: Final = 1_000_000
 # An option by such a name, known or not, may have been given the key, or a store's password.
-_SECRET_NAME: Final = re.compile("key|secret|token|password|credential|auth|storage", re.IGNORECASE)
+_SECRET_WORDS: Final = ("key", "secret", "token", "password", "credential", "auth", "storage")
 
 
 class SettingsError(ValueError):
@@ -40,7 +42,8 @@ class SettingsError(ValueError):
 
     def __init__(self, name: str, value: object, accepted: str) -> None:
         self.name = name
-        self.value: str = "<redacted>" if _SECRET_NAME.search(name) else repr(value)
+        is_secret = any(word in name.lower() for word in _SECRET_WORDS)
+        self.value: str = "<redacted>" if is_secret else repr(value)
         self.accepted = accepted
         super().__init__(f"{name}={self.value} cannot be used: {accepted}")
 
@@ -68,18 +71,19 @@ class Options(TypedDict, total=False):
     pool_manager: urllib3.PoolManager | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Nobody compares them, and what is in them need not be shown.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Settings:
     """The options of `FalProxy`, which documents them. What cannot be used cannot be held."""
 
-    key: str | KeySource | None = field(default=None, repr=False)
+    key: str | KeySource | None = None
     authorize: Authorize | None = None
     allowed_urls: Collection[str] | None = None
     allowed_endpoints: Collection[str] | None = None
     report_only: bool = False
     limits: Sequence[str] = ()
     costs: Mapping[str, int] | None = None
-    limits_storage: str = field(default="memory://", repr=False)
+    limits_storage: str = IN_MEMORY
     limits_fail_open: bool = False
     cors_origins: Collection[str] = ()
     observer: Observer | None = None
@@ -98,8 +102,8 @@ class Settings:
         if not (self.authorize is None or callable(self.authorize)):
             accepted = "a callable that is given a FalRequest, or None to serve every caller"
             raise SettingsError("authorize", self.authorize, accepted)
-        _check_patterns("allowed_urls", self.allowed_urls, url_globs)
-        _check_patterns("allowed_endpoints", self.allowed_endpoints, endpoint_globs)
+        _check_patterns("allowed_urls", self.allowed_urls)
+        _check_patterns("allowed_endpoints", self.allowed_endpoints)
         _check_report_only(self)
         _check_costs(self.costs, _checked_limits(self.limits))
         _check_storage(self.limits_storage)
@@ -157,11 +161,12 @@ def _is_key_text(key: object) -> bool:
     return isinstance(key, str) and bool(key.strip())
 
 
-def _check_patterns(
-    name: str, patterns: object, compiled: Callable[[Iterable[str]], object]
-) -> None:
+def _check_patterns(name: str, patterns: object) -> None:
     if patterns is None:
         return
+    from wsgi_fal_proxy.globs import PatternInvalid, endpoint_globs, url_globs  # noqa: PLC0415
+
+    compiled = url_globs if name == "allowed_urls" else endpoint_globs
     if not isinstance(patterns, list | tuple | set | frozenset):
         raise SettingsError(name, patterns, "a list of patterns, or None to allow all")
     for pattern in patterns:
@@ -175,8 +180,7 @@ def _check_patterns(
 
 def _check_report_only(settings: Settings) -> None:
     name, value = "report_only", settings.report_only
-    if not isinstance(value, bool):
-        raise SettingsError(name, value, "True or False")
+    _check_bool(name, value)
     if value and not (settings.allowed_urls or settings.allowed_endpoints):
         accepted = "there is nothing to report without allowed_urls or allowed_endpoints"
         raise SettingsError(name, value, accepted)
@@ -208,6 +212,10 @@ def _check_origins(origins: object) -> None:
     option = "cors_origins"
     if not isinstance(origins, list | tuple | set | frozenset):
         raise SettingsError(option, origins, "a list of origins")
+    if not origins:
+        return
+    from wsgi_fal_proxy.cors import wrong_origin  # noqa: PLC0415
+
     for origin in origins:
         if accepted := wrong_origin(origin):
             raise SettingsError(option, origin, accepted)
@@ -235,10 +243,14 @@ def _check_bool(name: str, value: object) -> None:
 _INSTALL: Final = "this needs more libraries: pip install 'limits[redis]'"
 
 
-def _checked_limits(texts: object) -> list[rates.Limit]:
+def _checked_limits(texts: object) -> list[Limit]:
+    if texts == ():
+        return []
+    from wsgi_fal_proxy import rates  # noqa: PLC0415
+
     if not isinstance(texts, list | tuple):
         raise SettingsError("limits", texts, f"a list of limits, {rates.ACCEPTED}")
-    limits: list[rates.Limit] = []
+    limits: list[Limit] = []
     for text in texts:
         try:
             limit = rates.limit(text)
@@ -252,9 +264,11 @@ def _checked_limits(texts: object) -> list[rates.Limit]:
     return limits
 
 
-def _check_costs(costs: object, limits: list[rates.Limit]) -> None:
+def _check_costs(costs: object, limits: list[Limit]) -> None:
     if costs is None:
         return
+    from wsgi_fal_proxy.globs import PatternInvalid, endpoint_globs  # noqa: PLC0415
+
     if not isinstance(costs, Mapping):
         accepted = "globs and what their calls count for, such as {'fal-ai/veo3/**': 20}, or None"
         raise SettingsError("costs", costs, accepted)
@@ -277,6 +291,10 @@ def _check_costs(costs: object, limits: list[rates.Limit]) -> None:
 
 
 def _check_storage(uri: Any) -> None:
+    if uri == IN_MEMORY:
+        return
+    from wsgi_fal_proxy import counting  # noqa: PLC0415
+
     try:
         counting.store(uri)
     except ImportError as error:

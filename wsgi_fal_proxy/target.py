@@ -50,12 +50,6 @@ _WRONG: Final = (
 
 _FAL_DOMAINS: Final = ("fal.ai", "fal.run")
 
-_SEGMENT: Final = r"[A-Za-z0-9_~][A-Za-z0-9_.~-]*"
-# fal's client composes this path for a cancel: see docs.fal.ai, "Queue API".
-_QUEUE_CANCEL: Final = re.compile(
-    rf"/(?:(?:workflows|comfy)/)?{_SEGMENT}/{_SEGMENT}/requests/{_SEGMENT}/cancel"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -103,14 +97,6 @@ class Target:
     def path(self) -> str:
         """The path, without the query."""
         return self.request_target.partition("?")[0]
-
-    @property
-    def is_queue_cancel(self) -> bool:
-        """Whether this cancels a queued request, the one thing that PUT is relayed for."""
-        return (
-            self.host == "queue.fal.run"
-            and _QUEUE_CANCEL.fullmatch(self.request_target) is not None
-        )
 
 
 def _what_is_wrong_with(text: str) -> str:

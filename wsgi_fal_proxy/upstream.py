@@ -505,12 +505,15 @@ class _Connection(HTTPSConnection):
     def connect(self) -> None:
         """Connect; see `HTTPSConnection`."""
         super().connect()
-        # Made once: it is asked before each use of the connection.
-        self._poll = _readiness(self.sock)
+        if _new_poll is not None:
+            # Made once: it is asked before each use of the connection.
+            self._poll = _readiness(self.sock)
 
     @property
     def is_connected(self) -> bool:
         """Whether a kept connection is good: nothing has come uncalled for, nor its end."""
+        if self._poll is None:
+            return super().is_connected
         return self.sock is not None and not self._poll.poll(0)
 
     def _new_conn(self) -> socket.socket:
@@ -545,7 +548,7 @@ class _Connection(HTTPSConnection):
         raise NewConnectionError(self, "the name has no address")
 
 
-# gevent's would let another greenlet run, and there is nothing to wait for.
+# gevent's would let another greenlet run, and there is nothing to wait for. None on Windows.
 _new_poll: Final = original("select", "poll")
 
 
