@@ -102,13 +102,15 @@ class Fields:
     Attributes:
         items: The same.
         names: The name of each, in lower case.
+        options: What the `Connection` fields hold; see `nominated`.
     """
 
-    __slots__ = ("items", "names")
+    __slots__ = ("items", "names", "options")
 
     def __init__(self, items: HeaderList) -> None:
         self.items: HeaderList = items
         self.names: list[str] = [name.lower() for name, _ in items]
+        self.options: frozenset[str] = nominated(*self.values("connection"))
 
     def values(self, name: str) -> list[str]:
         """Give the values of the fields with this name, which is in lower case."""
@@ -225,12 +227,12 @@ def response_headers(fields: Fields) -> HeaderList:
     Args:
         fields: The response's; the values hold no control character.
     """
-    dropped = _not_returned(*fields.values("connection"))
+    dropped = _not_returned(fields.options)
     return [
         item for item, name in zip(fields.items, fields.names, strict=True) if name not in dropped
     ]
 
 
 @lru_cache(maxsize=64)
-def _not_returned(*connection_values: str) -> frozenset[str]:
-    return _NOT_RETURNED | nominated(*connection_values)
+def _not_returned(connection_options: frozenset[str]) -> frozenset[str]:
+    return _NOT_RETURNED | connection_options

@@ -12,7 +12,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from wsgi_fal_proxy.headers import Fields, nominated
+from wsgi_fal_proxy.headers import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -197,6 +197,10 @@ class ChunkedFraming:
                 content.append(piece)
                 position += len(piece)
                 self._left = self._left - len(piece) or self._DATA_END
+                # Usually what ends the data comes with it.
+                if self._left == self._DATA_END and data.startswith(b"\r\n", position):
+                    self._left = self._SIZE_LINE
+                    position += 2
                 continue
             line_end = data.find(b"\r\n", position)
             if line_end < 0:
@@ -351,15 +355,14 @@ def _framing(is_http_1_1: bool, status: int, fields: Fields) -> Framing:
 
 def _one_length(values: list[str]) -> int:
     """Read Content-Length, which may be repeated (RFC 9110 section 8.6), if always the same."""
-    length, *others = values
-    if others or "," in length:
-        length, *others = {part.strip(" ") for value in values for part in value.split(",")}
+    if len(values) > 1 or "," in values[0]:
+        values = list({part.strip(" ") for value in values for part in value.split(",")})
+    length = values[0]
     is_decimal = length.isascii() and length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS
-    if others or not is_decimal:
+    if len(values) > 1 or not is_decimal:
         raise MalformedResponse("the response's Content-Length is malformed or contradictory")
     return int(length)
 
 
 def _persistent(is_http_1_1: bool, fields: Fields) -> bool:
-    options = nominated(*fields.values("connection"))
-    return "close" not in options and (is_http_1_1 or "keep-alive" in options)
+    return "close" not in fields.options and (is_http_1_1 or "keep-alive" in fields.options)

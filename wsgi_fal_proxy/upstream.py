@@ -270,9 +270,9 @@ class Upstream:
         return error
 
     def _checked_out(self, call: Call, host: str) -> tuple[HTTPConnectionPool, Connection]:
-        # For a pool that was made to block when all its connections are in use.
-        wait = call.at_most(self._connect_timeout)
         pool = self._pools.get(host) or self._looked_up(host)
+        # For a pool that was made to wait when all its connections are in use.
+        wait = call.at_most(self._connect_timeout) if pool.block else None
         try:
             # Typed wider than what it gives.
             return pool, pool._get_conn(timeout=wait)  # type: ignore[return-value]  # noqa: SLF001
@@ -442,29 +442,24 @@ class UpstreamResponse:
         Raises:
             Truncated: The content broke off, is malformed, or did not go on in time.
         """
-        try:
-            content = self._next_content()
-        except _CONTENT_CAUGHT as error:
-            self.close()
-            detail = f"The target's answer broke off: {error or type(error).__name__}"
-            raise Truncated(detail) from error
-        if self._framing.complete:
-            self._call.give_back(reusable=self._reusable and not self._framing.excess)
-        if not content:
-            raise StopIteration
-        return content
-
-    def _next_content(self) -> bytes:
-        """Give some content as soon as it is here, and none when it is complete."""
         framing = self._framing
         content, self._waiting = self._waiting, b""
         # The deadline is for content, not for bytes: framing that drips in does not extend it.
         deadline = self._call.until(self._read_timeout)
-        while not content and not framing.complete:
-            if data := _received(_socket_of(self._call.connection), deadline):
-                content = framing.feed(data)
-            else:
-                framing.end()
+        try:
+            while not content and not framing.complete:
+                if data := _received(_socket_of(self._call.connection), deadline):
+                    content = framing.feed(data)
+                else:
+                    framing.end()
+        except _CONTENT_CAUGHT as error:
+            self.close()
+            detail = f"The target's answer broke off: {error or type(error).__name__}"
+            raise Truncated(detail) from error
+        if framing.complete:
+            self._call.give_back(reusable=self._reusable and not framing.excess)
+        if not content:
+            raise StopIteration
         return content
 
     def close(self) -> None:
