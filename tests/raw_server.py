@@ -16,6 +16,7 @@ import trustme
 from wsgi_fal_proxy.testing import FakeFalPoolManager
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -231,3 +232,13 @@ def answering(*answers: bytes) -> Script:
             connection.send(answer)
 
     return script
+
+
+@contextlib.contextmanager
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Connect two sockets over TCP: the server's, and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname(), WAIT_SECONDS)
+        ours, _ = listener.accept()
+    with ours, theirs:
+        yield ours, theirs

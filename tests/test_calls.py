@@ -6,14 +6,14 @@ import io
 import os
 import socket
 import threading
-from contextlib import closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import urllib3
 
-from tests.raw_server import WAIT_SECONDS, Connection, RawServer, answering
+from tests.raw_server import WAIT_SECONDS, Connection, RawServer, answering, tcp_pair
+from tests.serving import free_port
 from tests.test_relay import RUN, answer_to
 from tests.test_upstream import CHUNKED, OK, get, post, proxy_to, stalling, tunnelling
 from tests.test_upstream import closing as hanging_up
@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Pair = tuple[socket.socket, socket.socket]
+
+
+def one_piece(connection: Connection) -> None:
+    """Begin an answer, and then be silent until the other side closes."""
+    connection.read_head()
+    connection.send(CHUNKED + b"3\r\none\r\n")
+    connection.wait_for_close()
 
 
 def start(proxy: FalProxy, **environ: Any) -> Any:
@@ -47,11 +54,8 @@ def start(proxy: FalProxy, **environ: Any) -> Any:
 @pytest.fixture
 def client() -> Iterator[Pair]:
     """A client's connection: the server's end, and its own."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.create_connection(listener.getsockname())
-        ours, _ = listener.accept()
-    with ours, theirs:
-        yield ours, theirs
+    with tcp_pair() as pair:
+        yield pair
 
 
 def test_a_client_that_leaves_before_the_answer_breaks_the_call_off(
@@ -81,9 +85,7 @@ def test_a_client_that_leaves_in_mid_answer_ends_it_without_an_error(
     closed = threading.Event()
 
     def script(connection: Connection) -> None:
-        connection.read_head()
-        connection.send(CHUNKED + b"3\r\none\r\n")
-        connection.wait_for_close()
+        one_piece(connection)
         closed.set()
 
     with RawServer(script) as server:
@@ -152,12 +154,7 @@ def relaying_aborts(proxy: FalProxy) -> None:
 
 
 def test_one_more_than_max_concurrent_is_503_and_a_slot_comes_back(tmp_path: Path) -> None:
-    def script(connection: Connection) -> None:
-        connection.read_head()
-        connection.send(CHUNKED + b"3\r\none\r\n")
-        connection.wait_for_close()
-
-    with RawServer(script) as server:
+    with RawServer(one_piece) as server:
         proxy = proxy_to(server, tmp_path, max_concurrent=1)
         for _ in range(3):
             response = start(proxy)
@@ -199,12 +196,7 @@ def test_an_exception_that_ends_the_server_gives_the_slot_back(tmp_path: Path) -
 
 
 def test_an_answer_that_is_dropped_gives_its_slot_back_all_the_same(tmp_path: Path) -> None:
-    def script(connection: Connection) -> None:
-        connection.read_head()
-        connection.send(CHUNKED + b"3\r\none\r\n")
-        connection.wait_for_close()
-
-    with RawServer(script) as server:
+    with RawServer(one_piece) as server:
         proxy = proxy_to(server, tmp_path, max_concurrent=1)
         for _ in range(2):
             response = start(proxy)
@@ -331,8 +323,7 @@ def test_no_address_at_all_is_502(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_addresses_that_refuse_are_502(monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     addresses(monkeypatch, port, port)
     _, headers, _ = get(dialling_addresses(None, connect_timeout=None))
     assert headers["x-fal-proxy-error"] == "upstream_unreachable"

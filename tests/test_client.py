@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.raw_server import WAIT_SECONDS
+from tests.raw_server import tcp_pair
 from wsgi_fal_proxy import client
 
 if TYPE_CHECKING:
@@ -21,11 +21,8 @@ Pair = tuple[socket.socket, socket.socket]
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     """A connection's two ends: the server's, and the client's."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        theirs = socket.create_connection(listener.getsockname(), WAIT_SECONDS)
-        ours, _ = listener.accept()
-    with ours, theirs:
-        yield ours, theirs
+    with tcp_pair() as connected:
+        yield connected
 
 
 class Channel:

@@ -9,7 +9,6 @@ import re
 import runpy
 import shlex
 import shutil
-import socket
 import ssl
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from werkzeug.test import Client
 
-from tests.serving import ROOT, dialling, running, serve_gunicorn, wait_for_port
+from tests.serving import ROOT, dialling, free_port, running, serve_gunicorn, wait_for_port
 from tests.test_examples import CALL, call
 from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile
 from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT, options_from_environment
@@ -76,12 +75,6 @@ def check(*command: str | Path, **options: Any) -> str:
     said: str = done.stdout
     assert done.returncode == 0, said
     return said
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def relays(url: str, http: urllib3.PoolManager) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import socket
 import sys
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import pytest
 import urllib3
 
 from tests.raw_server import WAIT_SECONDS
-from tests.serving import ROOT, Served, dialling, running, wait_for_port
+from tests.serving import ROOT, Served, dialling, free_port, running, wait_for_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,8 +67,7 @@ CALL = {"x-fal-target-url": "https://fal.run/fal-ai/flux/dev"}
 
 @contextlib.contextmanager
 def run_example(name: str, fal: FakeFal, **environment: str) -> Iterator[Served]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {**dialling(fal), "PORT": str(port), **environment}
     with running([sys.executable, *COMMANDS[name]], environment) as (process, log):
         wait_for_port(port)
