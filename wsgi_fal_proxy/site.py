@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HEALTH_PATH: Final = "/healthz"
 
 
-class Site:
+class Site(FalProxyMiddleware):
     """A WSGI application to be served by itself.
 
     `/healthz` answers 200 when a request would find a usable key, and 500 with the reason when it
@@ -34,15 +34,11 @@ class Site:
         if prefix == HEALTH_PATH:
             raise SettingsError("prefix", prefix, "any other path, since there the health is told")
         self._elsewhere = f"There is nothing here; the fal proxy answers at {prefix}."
-        self._middleware = FalProxyMiddleware(self._beside, prefix=prefix, **options)
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request (PEP 3333)."""
-        return self._middleware(environ, start_response)
+        super().__init__(self._beside, prefix=prefix, **options)
 
     def check_key(self, environ: WSGIEnvironment) -> None:
         """See `FalProxy.check_key`."""
-        self._middleware.proxy.check_key(environ)
+        self.proxy.check_key(environ)
 
     def _beside(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         RequestBody(environ, max_bytes=0).discard()
