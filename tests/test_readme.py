@@ -109,7 +109,7 @@ def test_the_patterns_match_what_the_table_says() -> None:
 
 
 def test_the_example_with_allowlists_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = [text for kind, text in BLOCKS if kind == "python" and "allowed_endpoints" in text]
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "STRICT_URLS" in text]
     monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
     monkeypatch.setenv("FAL_KEY", fal.key)
     namespace: dict[str, Any] = {"app": lambda environ, start_response: None}
@@ -189,6 +189,33 @@ def test_the_module_of_ones_own_for_a_stand_alone_proxy_runs(
     other = {**headers, "X-Forwarded-For": "192.0.2.2"}
     assert client.post("/api/fal/proxy", json={"prompt": "a"}, headers=other).status_code == 200
     assert client.get("/").status_code == 404
+
+
+def test_the_example_of_who_what_and_how_much_runs(
+    fal: FakeFal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "REMOTE_USER" in text]
+    monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
+    monkeypatch.setenv("FAL_KEY", fal.key)
+    namespace: dict[str, Any] = {"app": lambda environ, start_response: None}
+    exec(code.replace("redis://localhost:6379/0", "memory://"), namespace)
+    client = Client(namespace["app"])
+
+    def call(model: str, user: str | None) -> int:
+        return client.post(
+            "/api/fal/proxy",
+            json={"prompt": "a fox"},
+            headers={"x-fal-target-url": f"https://fal.run/fal-ai/{model}"},
+            environ_base={} if user is None else {"REMOTE_USER": user},
+        ).status_code
+
+    assert call("flux/dev", None) == 401
+    assert call("flux/pro", "ada") == 412
+    # One more than two minutes allow, of which the second may begin meanwhile.
+    statuses = [call("flux/dev", "ada") for _ in range(41)]
+    assert statuses[0] == 200
+    assert set(statuses) == {200, 429}
+    assert call("flux/dev", "grace") == 200
 
 
 def test_the_example_of_who_may_call_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
