@@ -268,8 +268,16 @@ def test_what_may_have_been_taken_is_not_taken_again_when_the_answer_is_lost(
 
 @pytest.mark.parametrize(
     "uri",
-    ["", "memory", "memory://x", "memcached://h", "async+redis://h", "redis://h:port", "http://h"],
+    [
+        *("", "memory", "memory://x", "memcached://h", "async+redis://h", "http://h"),
+        *("redis://h:port", "redis://h/zz", "rediss://h/1/2", "redis://h/-1"),
+    ],
 )
 def test_a_store_that_there_is_not_is_refused(uri: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - what it says is said by who asked
         store(uri)
+
+
+@pytest.mark.parametrize("uri", ["redis://h", "redis://h/", "rediss://h:1/12", "redis://h?db=3"])
+def test_a_store_is_made_without_connecting(uri: str) -> None:
+    assert isinstance(store(uri), RedisStore)

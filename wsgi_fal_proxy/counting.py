@@ -8,6 +8,7 @@ all limits that apply, in one step, or of none.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from time import time
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 ACCEPTED: Final = (
     "memory://, or redis://host:port/number, rediss:// (over TLS) or redis+unix:///path/of/socket"
 )
-_REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "redis+unix"})
+_REDIS_SOCKET: Final = "redis+unix"
+_REDIS_SCHEMES: Final = frozenset({"redis", "rediss", _REDIS_SOCKET})
+_DATABASE: Final = re.compile(r"(?:/[0-9]*)?")
 # Seconds that a request may wait for Redis: to connect, then for its answer. It answers within a
 # millisecond when it is well.
 _CONNECT_SECONDS: Final = 1.0
@@ -215,6 +218,10 @@ def store(uri: str) -> Store:
     """
     if uri == "memory://":
         return MemoryStore()
-    if urlsplit(uri).scheme not in _REDIS_SCHEMES:
+    parts = urlsplit(uri)
+    if parts.scheme not in _REDIS_SCHEMES:
+        raise ValueError
+    # What is no number redis-py takes for database 0, where another app may count.
+    if parts.scheme != _REDIS_SOCKET and not _DATABASE.fullmatch(parts.path):
         raise ValueError
     return RedisStore(uri)
