@@ -323,6 +323,25 @@ def test_short_reads_of_a_chunked_body_are_not_its_end(at_most: int) -> None:
     assert relayed(chunked(ShortReads(LONG, at_most))) == LONG
 
 
+@pytest.mark.parametrize("environ", [{"CONTENT_LENGTH": "9"}, CHUNKED])
+def test_input_that_gives_more_than_it_is_asked_for_is_never_asked_for_all(
+    environ: dict[str, Any],
+) -> None:
+    asked: list[int] = []
+    given = iter([b"{}", b" " * PIECE_BYTES])
+
+    class Generous:
+        def read(self, size: int) -> bytes:
+            asked.append(size)
+            return next(given, b"")
+
+    body = body_of(environ, Generous())
+    body.accept()
+    body.read_ahead()
+    assert len(asked) == 2
+    assert min(asked) > 0
+
+
 def test_body_is_relayed_in_pieces() -> None:
     body = declared(len(LONG), KeepAlive(LONG))
     body.accept()

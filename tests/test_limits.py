@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -642,6 +643,11 @@ def test_an_option_that_cannot_be_used_is_refused(options: Any, message: str) ->
         FalProxy(**options)
     assert str(caught.value).startswith(message)
     assert "s3cret" not in str(caught.value)
+
+
+def test_what_equals_no_limits_but_is_no_list_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"limits=<ANY> cannot be used: a list of limits"):
+        FalProxy(limits=ANY)
 
 
 @pytest.mark.parametrize(

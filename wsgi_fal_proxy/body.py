@@ -182,7 +182,8 @@ class RequestBody:
         """Read `count` bytes, or fewer if the input ends first; a short read is not the end."""
         count = min(count, self.unread)
         parts = []
-        while data := self._read(count):
+        # Below 0 it has given more than it was asked for: to read so many would be to read all.
+        while count > 0 and (data := self._read(count)):
             parts.append(data)
             count -= len(data)
         return b"".join(parts)

@@ -244,7 +244,7 @@ _INSTALL: Final = "this needs more libraries: pip install 'limits[redis]'"
 
 
 def _checked_limits(texts: object) -> list[Limit]:
-    if texts == ():
+    if isinstance(texts, list | tuple) and not texts:
         return []
     from wsgi_fal_proxy import rates  # noqa: PLC0415
 
