@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from wsgi_fal_proxy.settings import Options, Settings, SettingsError
 
 
 def test_defaults_are_those_that_are_documented() -> None:
-    assert vars(Settings.build({})) == vars(
+    assert asdict(Settings.build({})) == asdict(
         Settings(
             key=None,
             connect_timeout=10.0,

@@ -182,8 +182,7 @@ class RequestBody:
         """Read `count` bytes, or fewer if the input ends first; a short read is not the end."""
         count = min(count, self.unread)
         parts = []
-        # Below 0 it has given more than it was asked for: to read so many would be to read all.
-        while count > 0 and (data := self._read(count)):
+        while data := self._read(count):
             parts.append(data)
             count -= len(data)
         return b"".join(parts)
@@ -197,6 +196,11 @@ class RequestBody:
             self.unread = 0
             # Each server raises something else when a client leaves in mid-body.
             raise BodyIncomplete from error
+        if len(data) > count:
+            self.unread = 0
+            # Sent on, it could pass for a request of its own, behind this one.
+            detail = "The server gave more of the request body than it was asked for."
+            raise BodyIncomplete(detail)
         self.unread -= len(data)
         return data
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from wsgi_fal_proxy.errors import BodyIncomplete, ClientGone, FalProxyError, Truncated
 from wsgi_fal_proxy.operations import operation
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
 
-class CallRecord(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
     """One request that is over. It holds no key, no query and no content.
 
     Attributes:

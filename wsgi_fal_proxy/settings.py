@@ -42,7 +42,7 @@ class SettingsError(ValueError):
 
     def __init__(self, name: str, value: object, accepted: str) -> None:
         self.name = name
-        is_secret = any(word in name.lower() for word in _SECRET_WORDS)
+        is_secret = any(word in name.casefold() for word in _SECRET_WORDS)
         self.value: str = "<redacted>" if is_secret else repr(value)
         self.accepted = accepted
         super().__init__(f"{name}={self.value} cannot be used: {accepted}")
@@ -72,7 +72,7 @@ class Options(TypedDict, total=False):
 
 
 # Nobody compares them, and what is in them need not be shown.
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Settings:
     """The options of `FalProxy`, which documents them. What cannot be used cannot be held."""
 
