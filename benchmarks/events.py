@@ -32,11 +32,6 @@ _READING_SECONDS: Final = 0.5
 _MEGA: Final = 1e6
 
 
-def figure(what: str, count: int) -> str:
-    """Name what is measured of so many streams at a time."""
-    return f"{what}, {count:,} event stream{'s' * (count != 1)}"
-
-
 @dataclass(frozen=True)
 class Streams:
     """Event streams at a time.
@@ -52,6 +47,11 @@ class Streams:
     events: int
     period_seconds: float
     repeats: int
+
+    def figure(self, what: str) -> str:
+        """Name what is measured of them."""
+        streams = f"{self.count:,} event stream{'s' * (self.count != 1)}"
+        return f"{what}, {streams} at {1 / self.period_seconds:,.0f} a second"
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,18 @@ def streams(scale: Scale) -> Iterator[Measured]:
             and not (PEERS[name].one_per_thread and size.count > _MOST_THREADS)
         ]
         for repeat in range(size.repeats):
-            of = f"{repeat + 1} of {size.repeats}, {size.count} at a time"
+            of = f"{repeat + 1} of {size.repeats}, {size.figure('events')}"
             with Upstream() as upstream:
                 direct = _received(DIRECT, upstream.port, size, ca_file=upstream.ca_file)
-                yield Measured(figure(DELAY, size.count), DIRECT, direct.p99, "ms")
+                yield Measured(size.figure(DELAY), DIRECT, direct.p99, "ms")
                 dial = Dial(upstream.port, upstream.ca_file, size.count + _SPARE_THREADS)
                 for name in names:
                     with on_the_proxies_core(PEERS[name].serve(dial)) as served:
                         one = _received(name, served.port, size, pid=served.process.pid)
                     progress(f"{of}: {name}: {one.cpu_microseconds:.0f} µs, {one.p99:.1f} ms")
-                    yield Measured(figure(CPU, size.count), name, one.cpu_microseconds, "µs")
-                    yield Measured(figure(DELAY, size.count), name, one.p99, "ms")
-                    yield Measured(figure(MEMORY, size.count), name, one.memory, "MB")
+                    yield Measured(size.figure(CPU), name, one.cpu_microseconds, "µs")
+                    yield Measured(size.figure(DELAY), name, one.p99, "ms")
+                    yield Measured(size.figure(MEMORY), name, one.memory, "MB")
 
 
 def _received(
