@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 
 
 _HUNDRED: Final = Streams(100, 60, 1 / 20, 3)
-# About as fast as a language model writes. At 20 a second all are so late as nginx is: that is the
-# machine's own doing. At 30 it shows which of them stop for a moment now and then.
-_HUNDRED_FASTER: Final = Streams(100, 120, 1 / 30, 2)
+# As fast as a language model writes, and so long that what stops a proxy for a moment now and then,
+# such as collecting garbage, happens in each.
+_HUNDRED_FASTER: Final = Streams(100, 240, 1 / 30, 2)
 _THOUSAND: Final = Streams(1_000, 16, 1 / 2, 2)
 
 

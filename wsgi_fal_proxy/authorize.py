@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
 
-# No tuple: what reports errors would show all that is in one.
+# No tuple: what reports errors would show all that is in one. Nobody compares two of them.
 @dataclass(frozen=True, slots=True, eq=False)
 class FalRequest:
     """A request that is about to be relayed, if it is allowed to be.

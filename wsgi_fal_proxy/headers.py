@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from wsgi_fal_proxy.errors import HeaderInvalid
@@ -74,6 +75,7 @@ TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9110 section 5.5, as WSGI's latin-1 text: visible ASCII, obs-text, space and tab.
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
+_value: Final = itemgetter(1)
 _FAL_PREFIX: Final = "HTTP_X_FAL_"
 _OURS: Final = frozenset({TARGET_HEADER, "HTTP_X_FAL_CLIENT_PROXY"})
 # docs.fal.ai, "Platform Headers", and what fal's client sends with an upload: how an endpoint is
@@ -171,7 +173,7 @@ def request_headers(
     ]
     fields = _from_client(environ, forwarded)
     # All at once: a character that no value may hold is as wrong among the others.
-    if not _FIELD_VALUE.fullmatch("".join([value for _, value in fields])):
+    if not _FIELD_VALUE.fullmatch("".join(map(_value, fields))):
         raise _invalid(next(name for name, value in fields if not _FIELD_VALUE.fullmatch(value)))
     headers += [field for field in fields if field[0].lower() not in dropped] if dropped else fields
     return headers

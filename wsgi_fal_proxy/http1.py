@@ -331,7 +331,9 @@ def parse_head(block: bytes) -> ResponseHead:
         raise MalformedResponse("the response has too many header fields")
     is_http_1_1 = minor == "1"
     framing = _framing(is_http_1_1, status, fields)
-    return ResponseHead(status, phrase, fields, framing, _persistent(is_http_1_1, fields))
+    options = fields.options
+    reusable = "close" not in options and (is_http_1_1 or "keep-alive" in options)
+    return ResponseHead(status, phrase, fields, framing, reusable)
 
 
 def _framing(is_http_1_1: bool, status: int, fields: Fields) -> Framing:
@@ -362,7 +364,3 @@ def _one_length(values: list[str]) -> int:
     if len(values) > 1 or not is_decimal:
         raise MalformedResponse("the response's Content-Length is malformed or contradictory")
     return int(length)
-
-
-def _persistent(is_http_1_1: bool, fields: Fields) -> bool:
-    return "close" not in fields.options and (is_http_1_1 or "keep-alive" in fields.options)

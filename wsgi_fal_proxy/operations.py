@@ -82,14 +82,15 @@ class Operation(NamedTuple):
 _RUN_HOSTS: Final = frozenset({"fal.run", "queue.fal.run"})
 _REST_HOSTS: Final = frozenset({"rest.fal.ai", "rest.alpha.fal.ai"})
 _SESSION_HOST: Final = "wma.fal.run"
-_SEGMENT: Final = r"[A-Za-z0-9_~][A-Za-z0-9_.~-]*"
+_SEGMENT: Final = r"[\w~][\w.~-]*"
 _NAMESPACE: Final = "(?:workflows|comfy)/"
 # The clients' own paths below owner and app: docs.fal.ai, "Queue API". Below a namespace there is
 # one segment more: "/workflows/a/requests/b" would run the workflow "requests" of the owner "a".
 # Whether "/Workflows/" is one, too, is not known: below it nothing counts as free.
 _QUEUED: Final = re.compile(
     rf"/(?P<endpoint>(?:{_NAMESPACE}{_SEGMENT}|(?!(?i:{_NAMESPACE})){_SEGMENT})/{_SEGMENT})"
-    rf"/requests/{_SEGMENT}(?P<ask>/status|/status/stream|/response|/cancel)?"
+    rf"/requests/{_SEGMENT}(?P<ask>/status|/status/stream|/response|/cancel)?",
+    re.ASCII,
 )
 _UPLOADS: Final = frozenset(
     {

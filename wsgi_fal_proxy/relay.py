@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
-_METHODS: Final = frozenset({"GET", "POST", "PUT"})
+_METHODS: Final = frozenset({"GET", "POST"})
 # RFC 9110 sections 15.3.5 and 15.4.5: their Content-Length is what they would have had.
 _WITHOUT_CONTENT: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
@@ -182,7 +182,8 @@ class FalProxy:
         self, environ: WSGIEnvironment, body: RequestBody, relaying: Relaying
     ) -> UpstreamResponse:
         method: str = environ["REQUEST_METHOD"]
-        target = _accepted_target(method, environ.get(TARGET_HEADER))  # rules 1 to 3
+        text = environ.get(TARGET_HEADER)  # rules 1 to 3
+        target = Target.parse(text) if method in _METHODS else _cancelled(method, text)
         if relaying.seen is not None:
             relaying.seen.accepted(target)
         if self._allowlist is not None:
@@ -213,11 +214,10 @@ def _cors(settings: Settings) -> Cors | None:
     return Cors(settings.cors_origins)
 
 
-def _accepted_target(method: str, text: str | None) -> Target:
-    if method not in _METHODS:
-        raise MethodNotAllowed
+def _cancelled(method: str, text: str | None) -> Target:
+    """Give the target of a PUT that cancels a queued request: no other method is relayed."""
     if method != "PUT":
-        return Target.parse(text)
+        raise MethodNotAllowed
     try:
         target = Target.parse(text)
     except Refusal as refusal:
