@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Unpack
 
 from wsgi_fal_proxy.relay import FalProxy
-from wsgi_fal_proxy.settings import Options, Settings, SettingsError, refuse_unknown
+from wsgi_fal_proxy.settings import Settings, SettingsError, refuse_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from wsgi_fal_proxy.settings import Options
 
 DEFAULT_PREFIX: Final = "/api/fal/proxy"
 """Rule 1 of the formula; also where fal's own proxies answer."""

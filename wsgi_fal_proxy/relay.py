@@ -32,7 +32,7 @@ from wsgi_fal_proxy.headers import (
 from wsgi_fal_proxy.observer import Observation
 from wsgi_fal_proxy.operations import Kind, is_unbilled, operation
 from wsgi_fal_proxy.relaying import Content, Relaying
-from wsgi_fal_proxy.settings import Options, Settings
+from wsgi_fal_proxy.settings import Settings
 from wsgi_fal_proxy.target import Target
 from wsgi_fal_proxy.upstream import Upstream
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from wsgi_fal_proxy.cors import Cors
+    from wsgi_fal_proxy.settings import Options
     from wsgi_fal_proxy.upstream import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from wsgi_fal_proxy.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES, TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from typing import TypedDict
 
     import urllib3
 
@@ -21,6 +22,28 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy.credentials import KeySource
     from wsgi_fal_proxy.observer import Observer
     from wsgi_fal_proxy.rates import Limit
+
+    class Options(TypedDict, total=False):
+        """The keyword options of `FalProxy`, which documents them."""
+
+        key: str | KeySource | None
+        authorize: Authorize | None
+        allowed_urls: Collection[str] | None
+        allowed_endpoints: Collection[str] | None
+        report_only: bool
+        limits: Sequence[str]
+        costs: Mapping[str, int] | None
+        limits_storage: str
+        limits_fail_open: bool
+        cors_origins: Collection[str]
+        observer: Observer | None
+        connect_timeout: float | None
+        read_timeout: float | None
+        total_timeout: float | None
+        max_concurrent: int | None
+        max_body_bytes: int
+        forward_headers: Collection[str]
+        pool_manager: urllib3.PoolManager | None
 
 
 IN_MEMORY: Final = "memory://"
@@ -46,29 +69,6 @@ class SettingsError(ValueError):
         self.value: str = "<redacted>" if is_secret else repr(value)
         self.accepted = accepted
         super().__init__(f"{name}={self.value} cannot be used: {accepted}")
-
-
-class Options(TypedDict, total=False):
-    """The keyword options of `FalProxy`, which documents them."""
-
-    key: str | KeySource | None
-    authorize: Authorize | None
-    allowed_urls: Collection[str] | None
-    allowed_endpoints: Collection[str] | None
-    report_only: bool
-    limits: Sequence[str]
-    costs: Mapping[str, int] | None
-    limits_storage: str
-    limits_fail_open: bool
-    cors_origins: Collection[str]
-    observer: Observer | None
-    connect_timeout: float | None
-    read_timeout: float | None
-    total_timeout: float | None
-    max_concurrent: int | None
-    max_body_bytes: int
-    forward_headers: Collection[str]
-    pool_manager: urllib3.PoolManager | None
 
 
 # Nobody compares them, and what is in them need not be shown.
