@@ -148,12 +148,11 @@ class Call:
             # A closed one goes back too: it is a free slot, and connects again when it is used.
             self.pool._put_conn(connection)  # noqa: SLF001
 
-    def close(self) -> None:
-        """Close the connection, and keep it: the next use connects again."""
+    def close(self, connection: Connection) -> None:
+        """Close the call's connection, and keep it: the next use connects again."""
         # Not while `abort` is at it: the descriptor may be another connection's at once.
         with self._lock:
-            if self.connection is not None:
-                self.connection.close()
+            connection.close()
 
     def abort(self) -> None:
         """Break the call off: whatever waits for the connection finds it closed, and at once."""
@@ -236,7 +235,7 @@ class Upstream:
             except _Stale:
                 if not kept or call.aborted or not _is_repeatable(method, target, body):
                     raise
-            call.close()
+            call.close(connection)
             self._connect(call, pool, connection)
             return self._exchange(call, connection, request, body)
         except BaseException as error:
