@@ -290,7 +290,7 @@ class HeadReader:
             head = parse_head(buffer[:end])
             buffer = buffer[end + 4 :]
             self._searched = 0
-            # RFC 9110 section 15.2: the final response is still to come.
+            # Below that, the final response is still to come (RFC 9110 section 15.2).
             if head.status >= _OK:
                 self.leftover = buffer
                 return head
