@@ -13,7 +13,7 @@ import ssl
 import threading
 import zlib
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trustme
@@ -373,14 +373,28 @@ def test_a_connection_tells_whether_anything_came_uncalled_for(
 
 
 def test_a_pool_gives_the_connection_that_came_back_last_and_closes_what_is_too_much() -> None:
-    pool = _Pool("fal.run", maxsize=2)
-    first, second, third = (pool._new_conn() for _ in range(3))
-    for connection in (first, second, third):
-        pool._put_conn(connection)
-    assert pool.pool is not None
-    assert pool.pool.qsize() == 2
-    assert [pool._get_conn(), pool._get_conn()] == [second, first]
-    assert pool._get_conn() not in {first, second, third}
+    with socket.socket() as sock:
+        pool = _Pool("fal.run", maxsize=2)
+        first, second, third = (cast("_Connection", pool._new_conn()) for _ in range(3))
+        third.sock = sock
+        for connection in (first, second, third):
+            pool._put_conn(connection)
+        assert sock.fileno() == -1
+        assert [pool._get_conn(), pool._get_conn()] == [second, first]
+        assert pool._get_conn() not in {first, second, third}
+
+
+def test_a_closed_pool_closes_what_it_has_and_what_comes_back() -> None:
+    with socket.socket() as kept, socket.socket() as out:
+        pool = _Pool("fal.run", maxsize=2)
+        first, second = (cast("_Connection", pool._get_conn()) for _ in range(2))
+        first.sock, second.sock = kept, out
+        pool._put_conn(first)
+        pool.close()
+        assert (kept.fileno(), out.fileno() == -1) == (-1, False)
+        pool._put_conn(second)
+        assert out.fileno() == -1
+        assert pool._get_conn() not in {first, second}
 
 
 @pytest.mark.parametrize(

@@ -67,16 +67,19 @@ class Credentials:
             KeyMalformed: It holds a space, a quotation mark, a control character or a character
                 outside ASCII.
         """
+        known, authorization = self._last
         raw = self._raw(environ)
+        if raw and raw == known:
+            return authorization
+        # From here on it could show in an error's traceback.
+        raw = Secret(raw)
         if not raw and self._gives_none is not None:
             raise KeyMissing(self._gives_none)
-        known, authorization = self._last
-        if raw != known or not raw:
-            authorization = Secret(f"Key {_checked(raw)}")
-            self._last = (raw, authorization)
+        authorization = Secret(f"Key {_checked(raw)}")
+        self._last = (raw, authorization)
         return authorization
 
-    def _raw(self, environ: WSGIEnvironment) -> Secret:
+    def _raw(self, environ: WSGIEnvironment) -> str:
         try:
             raw = self._source(environ) or ""
         except FalProxyError:
@@ -86,7 +89,7 @@ class Credentials:
             detail = f"The callable that gives the fal key raised {type(error).__name__}."
         else:
             if isinstance(raw, str):
-                return Secret(raw)
+                return raw
             # It may be the key all the same, and this frame is in the error's traceback.
             del raw
             raise KeyMalformed("The callable that gives the fal key gave something else than text.")

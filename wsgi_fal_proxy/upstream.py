@@ -61,6 +61,8 @@ from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.watcher import allocate_rlock, original
 
 if TYPE_CHECKING:
+    from urllib3._base_connection import BaseHTTPConnection
+
     from wsgi_fal_proxy.body import RequestBody
     from wsgi_fal_proxy.headers import Fields, HeaderList
     from wsgi_fal_proxy.settings import Settings
@@ -559,41 +561,56 @@ def _connect_error(connection: HTTPSConnection, error: OSError) -> HTTPError:
     return NewConnectionError(connection, str(error))
 
 
-class _Stack:
-    """A pool's connections, the last one first: a queue as urllib3 uses it where it never waits.
-
-    The standard library's takes a lock and a condition for each of what is one operation on a
-    list, which is atomic.
-    """
+class _Kept(list["BaseHTTPConnection"]):
+    """The connections that a pool keeps, with as much of a queue as urllib3 itself uses of one."""
 
     def __init__(self, maxsize: int) -> None:
-        self._items: list[Connection | None] = []
-        self._maxsize = maxsize
+        super().__init__()
+        self.maxsize: int = maxsize
 
-    def get(self, block: bool = False, timeout: float | None = None) -> Connection | None:
-        """Take the last one; see `queue.LifoQueue`."""
+    def put(self, item: None) -> None:
+        """Take a place for a connection, of which there are as many without this."""
+
+    def get(self, block: bool) -> BaseHTTPConnection:
+        """Take a connection, to close it; see `queue.LifoQueue`."""
         try:
-            return self._items.pop()
+            return self.pop()
         except IndexError:
             raise queue.Empty from None
 
-    def put(self, item: Connection | None, block: bool = False) -> None:
-        """Add one; see `queue.LifoQueue`."""
-        if len(self._items) >= self._maxsize:
-            raise queue.Full
-        # Without a connection it is a place for one, of which there are as many without this.
-        if item is not None:
-            self._items.append(item)
-
-    def qsize(self) -> int:
-        """Give how many there are."""
-        return len(self._items)
-
 
 class _Pool(HTTPSConnectionPool):
+    """Keeps its connections in a list, each operation on which is atomic.
+
+    urllib3 asks a queue for them, with its lock and its condition: a dozen calls for each request,
+    where nobody ever waits for a connection.
+    """
+
     ConnectionCls = _Connection
-    # Typed narrower than it is used.
-    QueueCls = _Stack  # type: ignore[assignment]
+    # Typed narrower than they are used.
+    QueueCls = _Kept  # type: ignore[assignment]
+    pool: _Kept | None  # type: ignore[assignment]
+
+    def _get_conn(self, timeout: float | None = None) -> BaseHTTPConnection:
+        """Take the connection that was kept last, or make one; see `HTTPConnectionPool`."""
+        try:
+            connection = self.pool.pop()  # type: ignore[union-attr]
+        except (AttributeError, IndexError):
+            # The pool is closed, or has none.
+            return self._new_conn()
+        if not connection.is_connected:
+            connection.close()
+        return connection
+
+    def _put_conn(self, conn: BaseHTTPConnection | None) -> None:
+        """Keep a connection, unless there are too many; see `HTTPConnectionPool`."""
+        kept = self.pool
+        # Typed wider than what is given back.
+        connection: Any = conn
+        if kept is None or len(kept) >= kept.maxsize:
+            connection.close()
+        else:
+            kept.append(connection)
 
 
 def _is_repeatable(method: str, target: Target, body: RequestBody) -> bool:
