@@ -39,6 +39,14 @@ def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"the app"]
 """
+_WITH_ITS_OWN: Final = (
+    _APP.replace("def application(", "def beside(")
+    + """
+from wsgi_fal_proxy import FalProxyMiddleware, Refuse
+
+application = FalProxyMiddleware(beside, key="k", authorize=lambda request: Refuse(401))
+"""
+)
 TO_LLM: Final = {"x-fal-target-url": "https://fal.run/fal-ai/any-llm"}
 
 
@@ -49,6 +57,13 @@ def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
     yield "site_to_wrap:application"
     sys.modules.pop("site_to_wrap", None)
+
+
+@pytest.fixture
+def with_its_own(wrapped: str) -> str:
+    """An application in the current directory that has a fal proxy of its own; its name."""
+    Path("site_to_wrap.py").write_text(_WITH_ITS_OWN)
+    return wrapped
 
 
 # In this process
@@ -170,6 +185,37 @@ def test_it_wraps_an_application_of_the_current_directory(visits: Visits, wrappe
     assert beside.body == b"the app"
 
 
+@pytest.mark.parametrize("environment", [{}, {"FAL_KEY": "another"}], ids=["no-key", "key"])
+def test_an_application_with_a_proxy_of_its_own_keeps_it(
+    visits: Visits,
+    with_its_own: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    command.main([with_its_own, "--port", "0"])
+
+    refused, beside, elsewhere = visits.answers
+    assert (refused.status_int, refused.json["reason"]) == (401, "unauthenticated")
+    assert beside.body == b"the app"
+    assert elsewhere.json["reason"] == "host_not_allowed"
+    said = capsys.readouterr().out
+    assert "fal proxy of its own" in said
+    assert f"http://127.0.0.1:{visits.servers[0].port}/\n" in said
+    assert "curl" not in said
+
+
+def test_the_fake_fal_is_not_for_an_application_with_a_proxy_of_its_own(
+    visits: Visits, with_its_own: str
+) -> None:
+    with pytest.raises(SystemExit, match=r"--fake=.* it has a fal proxy of its own, which calls"):
+        command.main([with_its_own, "--fake", "--port", "0"])
+    assert visits.servers == []
+
+
 @pytest.mark.parametrize(
     ("prefix", "quoted"),
     [
@@ -271,7 +317,7 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             {},
             ["site_to_wrap:__name__"],
-            "app='site_to_wrap' cannot be used: a WSGI application, which can be called",
+            "app='site_to_wrap:__name__' cannot be used: a WSGI application, which can be called",
             id="no-application",
         ),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os.path
 import sys
@@ -21,6 +22,7 @@ from wsgi_fal_proxy.credentials import Credentials
 from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed
 from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
 from wsgi_fal_proxy.playground import PATH, Playground
+from wsgi_fal_proxy.relay import FalProxy
 from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.site import Site
 from wsgi_fal_proxy.testing import FakeFal
@@ -36,10 +38,11 @@ Run the fal proxy on a development server, on localhost.
 With FAL_KEY set it relays to fal, and fal bills you for it. Without a key, or with --fake, it
 relays to a fake fal in this same process: it costs nothing, and answers with made-up pictures.
 
-With MODULE:APP it wraps that WSGI application, which then answers all paths but the proxy's own
-(a FalProxy that the application mounts itself stays as it is, and calls fal):
+With MODULE:APP it wraps that WSGI application, which then answers all paths but the proxy's own:
 
     wsgi-fal-proxy myproject.wsgi:application
+
+An application with a fal proxy of its own is not wrapped: it is served as it is, and calls fal.
 
 With --playground a page at /playground/ tries fal's own client through the proxy: the queue,
 streams, uploads, cancels, errors. Its client comes from a CDN, or from --playground-client.
@@ -61,6 +64,17 @@ environment:
 
 This server is for development. To serve others: gunicorn wsgi_fal_proxy.wsgi
 """
+_NOT_FAKED: Final = (
+    "it has a fal proxy of its own, which calls fal; to have that call a fake one, give it the key"
+    " and the pool_manager of a FakeFal (see the README, 'Test your app')"
+)
+_ITS_OWN: Final = """\
+The application has a fal proxy of its own, and is served as it is; FAL_PROXY_* do not count.
+
+  {url}/
+
+Press CTRL+C to stop.
+"""
 _DEFAULT_PORT: Final = 8000
 _PORTS: Final = range(65_536)
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
@@ -79,13 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             options = options_from_environment()
             prefix = options.get("prefix", DEFAULT_PREFIX)
-            fake = stack.enter_context(FakeFal()) if given.fake or not has_key() else None
-            if fake is not None:
-                options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
-            # Who can spend whose money is among the first things that it says.
-            options["authorize"] = allow_anyone
-            Credentials(options.get("key")).authorization({})
-            application = _application(given.app, options)
+            wrapped, has_its_own = _imported(given.app)
+            is_faked = _is_faked(given, has_its_own=has_its_own)
+            fake = stack.enter_context(FakeFal()) if is_faked else None
+            application = wrapped if has_its_own else _proxied(wrapped, fake, options)
             if given.playground:
                 application = _with_playground(application, prefix, fake, given.playground_client)
         except (SettingsError, FalProxyError) as error:
@@ -96,7 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         url = f"http://{_url_host(given.host)}:{server.port}{quote(prefix)}"
         if given.playground:
             sys.stdout.write(f"Playground: {url.removesuffix(quote(prefix))}{PATH}/\n\n")
-        sys.stdout.write(_welcome(url, quote(prefix), _whose(given, is_fake=fake is not None)))
+        if has_its_own:
+            sys.stdout.write(_ITS_OWN.format(url=url.removesuffix(quote(prefix))))
+        else:
+            sys.stdout.write(_welcome(url, quote(prefix), _whose(given, is_fake=is_faked)))
         sys.stdout.flush()
         server.serve_forever()
 
@@ -131,10 +145,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _application(name: str | None, options: dict[str, Any]) -> WSGIApplication:
-    if name is None:
-        return Site(**options)
-    return FalProxyMiddleware(_imported(name), **options)
+def _is_faked(given: argparse.Namespace, *, has_its_own: bool) -> bool:
+    if not has_its_own:
+        return given.fake or not has_key()
+    if given.fake:
+        raise SettingsError("--fake", given.app, _NOT_FAKED)
+    return False
+
+
+def _proxied(
+    wrapped: WSGIApplication | None, fake: FakeFal | None, options: dict[str, Any]
+) -> WSGIApplication:
+    if fake is not None:
+        options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
+    # Who can spend whose money is among the first things that it says.
+    options["authorize"] = allow_anyone
+    Credentials(options.get("key")).authorization({})
+    return Site(**options) if wrapped is None else FalProxyMiddleware(wrapped, **options)
 
 
 def _with_playground(
@@ -152,16 +179,30 @@ def _with_playground(
         raise SettingsError("--playground-client", client, error.accepted) from error
 
 
-def _imported(name: str) -> Any:
+def _imported(name: str | None) -> tuple[Any, bool]:
+    """Give the application of this name, and whether it has made a fal proxy of its own.
+
+    To wrap that would put one that serves everyone before it, without its checks.
+    """
+    if name is None:
+        return None, False
     # As `python -m` does it, and gunicorn: what is in this directory can be imported.
     sys.path.insert(0, os.path.abspath(os.curdir))
+    before = _proxies()
     try:
-        return import_string(name)
+        application = import_string(name)
     except ImportStringError as error:
         # Its own message is a page of guesses.
         raise SettingsError("app", name, str(error.exception)) from error
     except ValueError as error:
         raise SettingsError("app", name, "a module and an application in it, MODULE:APP") from error
+    if not callable(application):
+        raise SettingsError("app", name, "a WSGI application, which can be called")
+    return application, any(proxy not in before for proxy in _proxies())
+
+
+def _proxies() -> list[FalProxy]:
+    return [found for found in gc.get_objects() if issubclass(type(found), FalProxy)]
 
 
 def _port(text: str) -> int:
