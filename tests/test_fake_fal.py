@@ -6,11 +6,13 @@ import base64
 import gc
 import json
 import math
+import re
 import socket
 import struct
 import sys
 import urllib.request
 import zlib
+from http import HTTPStatus
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
@@ -1026,6 +1028,67 @@ def test_the_next_answers_can_be_scripted(client: Client) -> None:
     assert second.headers["Content-Type"] == "text/plain"
     assert second.headers["x-fal-request-id"] == "mine"
     assert third.json()["partial"] is False
+
+
+@pytest.mark.parametrize("data", [{"detail": "slow down"}, {}, ["a", {"b": None}], []])
+def test_a_scripted_answer_of_what_json_holds_is_json(client: Client, data: Any) -> None:
+    client.fake.answer_next(HTTPStatus.TOO_MANY_REQUESTS, data)
+
+    answer = client.fal("POST", RUN, {"prompt": "a fox"})
+
+    assert (answer.status, answer.json()) == (429, data)
+    assert answer.headers["Content-Type"] == "application/json"
+
+
+def test_a_scripted_answer_as_json_can_have_another_content_type(client: Client) -> None:
+    client.fake.answer_next(200, {"a": 1}, content_type="application/problem+json")
+
+    answer = client.fal("POST", RUN)
+
+    assert answer.data == b'{"a": 1}'
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("status", [200, 599])
+def test_a_scripted_answer_can_have_any_final_status(client: Client, status: int) -> None:
+    client.fake.answer_next(status, "{}")
+
+    assert client.fal("POST", RUN).status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        *((status, ValueError) for status in (-1, 0, 99, 100, 199, 600, 1000)),
+        *((status, TypeError) for status in ("429", "429 Slow Down", 429.0, True, None)),
+    ],
+)
+def test_a_scripted_answer_needs_a_status(
+    client: Client, status: Any, error: type[Exception]
+) -> None:
+    message = f"status must be a number from 200 to 599, not {status!r}"
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        client.fake.answer_next(status, "{}")
+
+    assert client.fal("POST", RUN, {"prompt": "a fox"}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "says"),
+    [
+        pytest.param(b"a", TypeError, "data must be text, a dict or a list, not b'a'", id="bytes"),
+        pytest.param(None, TypeError, "data must be text, a dict or a list, not None", id="none"),
+        pytest.param({"a": b"{}"}, TypeError, "not JSON serializable", id="bytes-in-it"),
+        pytest.param([math.inf], ValueError, "not JSON compliant", id="infinite"),
+    ],
+)
+def test_a_scripted_answer_needs_text_or_json(
+    client: Client, data: Any, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=re.escape(says)):
+        client.fake.answer_next(200, data)
+
+    assert client.fal("POST", RUN, {"prompt": "a fox"}).status == 200
 
 
 def test_a_scripted_answer_is_not_for_the_open_part(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import tempfile
 import threading
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_KEY: Final = "fake-key-id:fake-key-secret"
 _LOOPBACK: Final = "127.0.0.1"
+# RFC 9110 section 15: below 200 are interim ones, after which the answer is still to come.
+_STATUSES: Final = range(200, 600)
 _CERTIFIED: Final = ("fal.run", "*.fal.run", "fal.ai", "*.fal.ai", "*.alpha.fal.ai")
 
 
@@ -145,17 +148,31 @@ class FakeFal:
         """Let one stream go on by one event, where `step_seconds` is None."""
         self._app.advance()
 
-    def answer_next(self, status: int, data: str = "", **headers: str) -> None:
+    def answer_next(
+        self, status: int, data: str | dict[str, Any] | list[Any] = "", **headers: str
+    ) -> None:
         """Answer the next request that has the right key with this, whatever it asks for.
 
         Args:
-            status: Such as 500.
-            data: The content, JSON unless a header says otherwise.
+            status: From 200 to 599, such as 500.
+            data: The content: a dict or a list is sent as JSON, text as it is. Its content type is
+                JSON's unless a header says otherwise.
             headers: Names with "_" for "-", such as `retry_after="1"`.
+
+        Raises:
+            TypeError: The status is not a number, or the data neither text nor JSON.
+            ValueError: The status is none that an answer can have, or a number in the data none
+                that JSON has.
         """
+        _check_status(status)
+        # Werkzeug would send a dict's keys.
+        content = json.dumps(data, allow_nan=False) if isinstance(data, dict | list) else data
+        if not isinstance(content, str):
+            message = f"data must be text, a dict or a list, not {data!r}"
+            raise TypeError(message)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content_type = named.pop("content-type", "application/json")
-        self._app.answer_next(Response(data, status, named, content_type=content_type))
+        self._app.answer_next(Response(content, status, named, content_type=content_type))
 
     def start(self) -> Self:
         """Begin to serve, on threads of its own."""
@@ -187,6 +204,15 @@ class FakeFal:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _check_status(status: object) -> None:
+    accepted = f"a number from {_STATUSES[0]} to {_STATUSES[-1]}"
+    message = f"status must be {accepted}, not {status!r}"
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise TypeError(message)
+    if status not in _STATUSES:
+        raise ValueError(message)
 
 
 class _QuietHandler(WSGIRequestHandler):
