@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.raw_server import Connection, RawServer
-from tests.serving import JS, dialling, dialling_raw, serve_gunicorn
+from tests.serving import JS, ROOT, dialling, dialling_raw, serve_gunicorn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,6 +135,64 @@ def test_stream_sees_each_event_before_the_next_is_sent(client: Scenario, fal: F
 def test_a_stream_that_is_refused_is_a_validation_error(client: Scenario) -> None:
     answer = client("stream_error")
     assert (answer["name"], answer["status"]) == ("ValidationError", 422)
+
+
+# What the README's example of a stream finds around it: `shown` has what was shown, in order.
+AROUND_THE_STREAM = """
+import { fal } from "@fal-ai/client";
+fal.config({ proxyUrl: { url: process.env.PROXY_URL, when: "always" } });
+const shown = [];
+const show = (event) => shown.push(event.progress);
+const showError = (error) => shown.push([error.name, error.status, error.message]);
+%s
+console.log(JSON.stringify(shown));
+"""
+
+
+def shown_by_the_readmes_lines(node: str, proxy_url: str) -> Any:
+    blocks = re.findall(r"```js\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "fal.stream" in block)
+    done = subprocess.run(
+        [node, "--input-type=module", "--eval", AROUND_THE_STREAM % code],
+        cwd=JS,
+        env={**os.environ, "PROXY_URL": proxy_url},
+        capture_output=True,
+        timeout=NODE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+def test_the_readmes_lines_show_a_streams_events(node: str, proxy_url: str, fal: FakeFal) -> None:
+    events = "".join(f'data: {{"progress": {number}}}\n\n' for number in (1, 2))
+    fal.answer_next(200, events, content_type="text/event-stream")
+    assert shown_by_the_readmes_lines(node, proxy_url) == [1, 2]
+
+
+def test_the_readmes_lines_show_why_a_stream_is_refused(
+    node: str, proxy_url: str, fal: FakeFal
+) -> None:
+    fal.answer_next(401, {"detail": "Sign in.", "message": "Sign in."})
+    assert shown_by_the_readmes_lines(node, proxy_url) == [["ApiError", 401, "Sign in."]]
+
+
+def test_the_readmes_lines_show_that_a_stream_was_cut(node: str, tmp_path: Path) -> None:
+    def cut(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+            b'17\r\ndata: {"progress": 1}\n\n\r\n'
+        )
+
+    with RawServer(cut) as upstream:
+        environment = dialling_raw(upstream, tmp_path)
+        with serve_gunicorn("wsgi_fal_proxy.wsgi", environment=environment) as served:
+            shown = shown_by_the_readmes_lines(node, f"{served.url}/api/fal/proxy")
+    # Whether the event or the error comes first is fal's client's business.
+    assert 1 in shown
+    assert ["ApiError", 500] in [entry[:2] for entry in shown if entry != 1]
 
 
 def test_upload(client: Scenario, fal: FakeFal) -> None:
