@@ -483,15 +483,15 @@ def test_report_only_logs_what_would_be_refused_and_relays_it(
     [
         (
             {"allowed_urls": "strict"},
-            "allowed_urls='strict' cannot be used: a list of patterns, or",
+            "allowed_urls='strict' cannot be used: it must be a list of patterns, or",
         ),
         (
             {"allowed_urls": ["fal.run/**", 1]},
-            "allowed_urls=1 cannot be used: each pattern is text",
+            "allowed_urls=1 cannot be used: each pattern must be text",
         ),
         (
             {"allowed_urls": ["fal.run/**", "https://fal.run/x"]},
-            "allowed_urls='https://fal.run/x' cannot be used: each pattern begins with a host",
+            "allowed_urls='https://fal.run/x' cannot be used: each pattern must begin with a host",
         ),
         (
             {"allowed_endpoints": ["/fal-ai/flux"]},
@@ -499,9 +499,9 @@ def test_report_only_logs_what_would_be_refused_and_relays_it(
         ),
         (
             {"allowed_endpoints": ["flux"]},
-            "allowed_endpoints='flux' cannot be used: each pattern is of endpoints as fal names",
+            "allowed_endpoints='flux' cannot be used: each pattern must be of endpoints as fal",
         ),
-        ({"report_only": 1}, "report_only=1 cannot be used: True or False"),
+        ({"report_only": 1}, "report_only=1 cannot be used: it must be True or False"),
         (
             {"report_only": True, "allowed_urls": []},
             "report_only=True cannot be used: there is nothing to report without allowed_urls or",

@@ -17,20 +17,22 @@ from wsgi_fal_proxy.configuration import (
     options_from_ini,
 )
 
-_SECONDS: Final = "a number of seconds above 0, or none for no limit"
-_UP_TO: Final = "a number of seconds above 0, up to 1000000, or none for no limit"
-_BYTES: Final = "a whole number of bytes, 0 or more"
-_PATH: Final = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
+_SECONDS: Final = "it must be a number of seconds above 0, or none for no limit"
+_UP_TO: Final = "it must be a number of seconds above 0, up to 1000000, or none for no limit"
+_BYTES: Final = "it must be a whole number of bytes, 0 or more"
+_PATH: Final = (
+    "it must be a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
+)
 _URL: Final = (
-    "each pattern begins with a host under fal.ai or fal.run in lower case and a slash, without"
+    "each pattern must begin with a host under fal.ai or fal.run in lower case and a slash, without"
     " https://, such as queue.fal.run/**"
 )
 _ENDPOINT: Final = (
-    "each pattern is of endpoints as fal names them, owner and app at least, such as"
+    "each pattern must be of endpoints as fal names them, owner and app at least, such as"
     " fal-ai/flux/dev or fal-ai/flux/**"
 )
-_LIST: Final = "patterns with commas between them"
-_KEY: Final = "the key as text, a callable that returns it, or None for the environment"
+_LIST: Final = "it must be patterns with commas between them"
+_KEY: Final = "it must be the key as text, a callable that returns it, or None for the environment"
 _LIMITS: Final = (
     "such as '20/minute', '200/day' or, for all callers together, '1000/day global'; per second,"
     " minute, hour or day, or several of these ('500/7 days')"
@@ -129,7 +131,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
 
 
 @pytest.mark.parametrize(
-    ("variable", "text", "accepted"),
+    ("variable", "text", "why"),
     [
         pytest.param("FAL_PROXY_PREFIX", "fal", _PATH, id="prefix-without-slash"),
         pytest.param("FAL_PROXY_PREFIX", " ", _PATH, id="prefix-of-white-space"),
@@ -164,22 +166,22 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         pytest.param(
             "FAL_PROXY_LIMITS",
             "1/minute,2/minute",
-            "one limit for each window of time",
+            "there can be one limit for each window of time",
             id="limit-twice",
         ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, accepted: str
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, why: str
 ) -> None:
     monkeypatch.setenv(variable, text)
 
     with pytest.raises(SettingsError) as caught:
         options_from_environment()
 
-    assert str(caught.value) == f"{variable}={text!r} cannot be used: {accepted}"
+    assert str(caught.value) == f"{variable}={text!r} cannot be used: {why}"
     assert "\n" not in str(caught.value)
-    assert (caught.value.name, caught.value.accepted) == (variable, accepted)
+    assert (caught.value.name, caught.value.why) == (variable, why)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ def test_a_storage_is_not_shown_since_it_may_hold_a_password(
         options_from_environment()
 
     assert str(caught.value).startswith(
-        "FAL_PROXY_LIMITS_STORAGE=<redacted> cannot be used: memory://, or redis://"
+        "FAL_PROXY_LIMITS_STORAGE=<redacted> cannot be used: it must be memory://, or redis://"
     )
 
 
@@ -325,7 +327,7 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
         options_from_ini({"key": "id:s3cret", "key_file": "/run/secrets/fal"})
 
     assert str(caught.value) == (
-        "key_file=<redacted> cannot be used: either key or key_file, not both"
+        "key_file=<redacted> cannot be used: either key or key_file can be set, not both"
     )
 
 
@@ -353,7 +355,7 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
         pytest.param(
             "key_file",
             " ",
-            "key_file=<redacted> cannot be used: the path of a file that holds the key",
+            "key_file=<redacted> cannot be used: it must be the path of a file that holds the key",
             id="key-file",
         ),
         pytest.param(

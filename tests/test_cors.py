@@ -135,7 +135,7 @@ def test_a_bad_origin_in_the_environment_is_told_in_one_line(
     with pytest.raises(SettingsError) as caught:
         options_from_environment()
     assert str(caught.value) == (
-        "FAL_PROXY_CORS_ORIGINS='*' cannot be used: the origins one by one, such as"
+        "FAL_PROXY_CORS_ORIGINS='*' cannot be used: the origins must be named one by one, such as"
         " 'https://app.example.com', since any page on the internet could spend your money by '*'"
     )
 

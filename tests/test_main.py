@@ -271,14 +271,14 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
             {"FAL_PROXY_READ_TIMEOUT": "soon"},
             [],
             "FAL_PROXY_READ_TIMEOUT='soon' cannot be used:"
-            " a number of seconds above 0, or none for no limit",
+            " it must be a number of seconds above 0, or none for no limit",
             id="variable",
         ),
         pytest.param(
             {"FAL_PROXY_PREFIX": "fal"},
             ["--fake"],
-            "FAL_PROXY_PREFIX='fal' cannot be used: a path that begins with '/' and does not end"
-            " with one, such as '/api/fal/proxy'",
+            "FAL_PROXY_PREFIX='fal' cannot be used: it must be a path that begins with '/' and does"
+            " not end with one, such as '/api/fal/proxy'",
             id="variable-for-the-fake",
         ),
         pytest.param(

@@ -212,8 +212,8 @@ def test_a_prefix_that_cannot_be_used_is_refused(prefix: Any) -> None:
         FalProxyMiddleware(not_called, prefix=prefix)
 
     assert str(caught.value) == (
-        f"prefix={prefix!r} cannot be used: a path that begins with '/' and does not end with one,"
-        " such as '/api/fal/proxy'"
+        f"prefix={prefix!r} cannot be used: it must be a path that begins with '/' and does not end"
+        " with one, such as '/api/fal/proxy'"
     )
 
 
@@ -234,7 +234,8 @@ def test_what_is_not_an_application_cannot_be_wrapped(app: Any) -> None:
         FalProxyMiddleware(app)
 
     assert (
-        str(caught.value) == f"app={app!r} cannot be used: a WSGI application, which can be called"
+        str(caught.value)
+        == f"app={app!r} cannot be used: it must be a WSGI application, which can be called"
     )
 
 

@@ -132,17 +132,18 @@ def test_options_reach_the_relay(tmp_path: Path) -> None:
         ),
         pytest.param(
             "read_timeout = 5s",
-            "read_timeout='5s' cannot be used: a number of seconds above 0, or none for no limit",
+            "read_timeout='5s' cannot be used: it must be a number of seconds above 0, or none for"
+            " no limit",
             id="unit",
         ),
         pytest.param(
             "key_file =",
-            "key_file=<redacted> cannot be used: the path of a file that holds the key",
+            "key_file=<redacted> cannot be used: it must be the path of a file that holds the key",
             id="empty-key-file",
         ),
         pytest.param(
             "key = id:secret\nkey_file = /run/secrets/fal",
-            "key_file=<redacted> cannot be used: either key or key_file, not both",
+            "key_file=<redacted> cannot be used: either key or key_file can be set, not both",
             id="two-keys",
         ),
     ],

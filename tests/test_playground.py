@@ -155,7 +155,8 @@ def test_a_directory_without_the_client_is_refused(tmp_path: Path) -> None:
         Playground(beside, client_directory=tmp_path)
 
     message = str(caught.value)
-    assert message.startswith(f"client_directory='{tmp_path}' cannot be used: a directory in which")
+    begin = f"client_directory='{tmp_path}' cannot be used: it must be a directory in which"
+    assert message.startswith(begin)
     assert "npm install eventsource-parser@1.1.2 robot3@0.4.1 @msgpack/msgpack@3.1.3" in message
     assert message.endswith(
         "(node_modules/eventsource-parser/dist/index.js: No such file or directory)"

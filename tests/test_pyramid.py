@@ -118,11 +118,11 @@ def test_what_is_no_text_is_taken_as_it_is(tmp_path: Path) -> None:
     ("name", "value", "message"),
     [
         ("read_timeouts", "5", "did you mean read_timeout?"),
-        ("read_timeout", "5s", "read_timeout='5s' cannot be used: a number of seconds"),
-        ("read_timeout", True, "read_timeout=True cannot be used: a number of seconds"),
+        ("read_timeout", "5s", "read_timeout='5s' cannot be used: it must be a number of seconds"),
+        ("read_timeout", True, "read_timeout=True cannot be used: it must be a number of seconds"),
         ("max_bodies", 5, "there is no such option"),
-        ("prefix", 5, "prefix=5 cannot be used: a path"),
-        ("prefix", "fal", "prefix='fal' cannot be used: a path"),
+        ("prefix", 5, "prefix=5 cannot be used: it must be a path"),
+        ("prefix", "fal", "prefix='fal' cannot be used: it must be a path"),
     ],
 )
 def test_what_cannot_be_used_is_refused(name: str, value: object, message: str) -> None:

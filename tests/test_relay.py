@@ -355,7 +355,10 @@ def test_refusals_are_not_logged_and_what_the_owner_should_know_is(
     [
         ({"colour": 1}, "colour=1 cannot be used: there is no such option; there is"),
         ({"read_timout": 1}, "read_timout=1 cannot be used: there is no such option; did you"),
-        ({"read_timeout": True}, "read_timeout=True cannot be used: a number of seconds"),
+        (
+            {"read_timeout": True},
+            "read_timeout=True cannot be used: it must be a number of seconds",
+        ),
         ({"pool_manager": 1}, "pool_manager=1 cannot be used: a urllib3.PoolManager"),
         ({"key": 17}, "key=<redacted> cannot be used: "),
     ],

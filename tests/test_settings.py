@@ -226,8 +226,8 @@ def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({"key": value})
     assert str(caught.value) == (
-        "key=<redacted> cannot be used: the key as text, a callable that returns it, or None for"
-        " the environment"
+        "key=<redacted> cannot be used: it must be the key as text, a callable that returns it, or"
+        " None for the environment"
     )
 
 
@@ -283,11 +283,30 @@ def test_options_are_keyword_only() -> None:
         positional("k")
 
 
+@pytest.mark.parametrize(
+    ("options", "why", "accepted"),
+    [
+        ({"max_body_bytes": -1}, f"it must be {BYTES}", BYTES),
+        ({"forward_headers": ["x a"]}, NAME, NAME),
+        ({"forward_headers": ["cookie"]}, NEVER, NEVER),
+    ],
+)
+def test_what_it_must_be_is_told_apart_from_why_it_cannot_be(
+    options: dict[str, Any], why: str, accepted: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.build(options)
+    assert (caught.value.why, caught.value.accepted) == (why, accepted)
+    assert str(caught.value).endswith(f" cannot be used: {why}")
+
+
 def test_settings_error_is_a_value_error() -> None:
     assert issubclass(SettingsError, ValueError)
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "8"])
 def test_value_that_is_no_number_of_requests_is_refused(value: object) -> None:
-    with pytest.raises(SettingsError, match=r"max_concurrent=.*: a whole number, 1 or more, or"):
+    with pytest.raises(
+        SettingsError, match=r"max_concurrent=.*: it must be a whole number, 1 or more, or"
+    ):
         Settings.build({"max_concurrent": value})

@@ -89,7 +89,7 @@ def test_a_bad_variable_ends_the_import_with_one_line(
     assert capsys.readouterr() == (
         "",
         "wsgi-fal-proxy: FAL_PROXY_READ_TIMEOUT='soon' cannot be used:"
-        " a number of seconds above 0, or none for no limit\n",
+        " it must be a number of seconds above 0, or none for no limit\n",
     )
 
 
@@ -174,8 +174,8 @@ def test_gunicorn_ends_by_itself_at_a_bad_variable(options: tuple[str, ...]) -> 
     assert "Traceback" not in log
     lines = [line for line in log.splitlines() if line.startswith("wsgi-fal-proxy: ")]
     assert lines == [
-        "wsgi-fal-proxy: FAL_PROXY_PREFIX='fal' cannot be used: a path that begins with '/'"
-        " and does not end with one, such as '/api/fal/proxy'"
+        "wsgi-fal-proxy: FAL_PROXY_PREFIX='fal' cannot be used: it must be a path that begins"
+        " with '/' and does not end with one, such as '/api/fal/proxy'"
     ]
 
 

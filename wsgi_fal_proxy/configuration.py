@@ -42,7 +42,9 @@ def options_from_ini(given: Mapping[str, str]) -> dict[str, Any]:
     options = {name: _option(name, name, text) for name, text in given.items()}
     if "key_file" in options:
         if "key" in options:
-            raise SettingsError("key_file", options["key_file"], "either key or key_file, not both")
+            raise SettingsError(
+                "key_file", options["key_file"], "either key or key_file can be set, not both"
+            )
         options["key"] = options.pop("key_file")
     return options
 
@@ -61,9 +63,7 @@ def _option(option: str, name: str, text: str) -> Any:
         elif option != "key_file":
             Settings.build({option: value})
     except SettingsError as error:
-        raise SettingsError(
-            name, text, error.accepted.replace("None for no", "none for no")
-        ) from error
+        raise SettingsError(name, text, error.why.replace("None for no", "none for no")) from error
     return value
 
 
@@ -72,20 +72,22 @@ def _seconds(text: str) -> float | None:
         return None
     # float() would also take "_", "inf" and digits of other scripts.
     if not _DECIMAL.fullmatch(text):
-        raise SettingsError("", text, "a number of seconds above 0, or none for no limit")
+        raise SettingsError(
+            "", text, "it must be a number of seconds above 0, or none for no limit"
+        )
     return float(text)
 
 
 def _bytes(text: str) -> int:
     # int() would also take a sign, "_" and digits of other scripts, and fails at thousands of them.
     if not _DIGITS.fullmatch(text):
-        raise SettingsError("", text, "a whole number of bytes, 0 or more")
+        raise SettingsError("", text, "it must be a whole number of bytes, 0 or more")
     return int(text)
 
 
 def _key_file(text: str) -> KeyFile:
     if not text:
-        raise SettingsError("", text, "the path of a file that holds the key")
+        raise SettingsError("", text, "it must be the path of a file that holds the key")
     return KeyFile(text)
 
 
@@ -97,7 +99,7 @@ def _names(text: str) -> list[str]:
 def _endpoints(text: str) -> list[str]:
     # Set, and to nothing: who wrote that did not mean all.
     if not (patterns := _names(text)):
-        raise SettingsError("", text, "patterns with commas between them")
+        raise SettingsError("", text, "it must be patterns with commas between them")
     return patterns
 
 

@@ -58,11 +58,11 @@ _CORS_PREFIX: Final = "access-control-"
 
 
 def wrong_origin(origin: object) -> str | None:
-    """Tell what would be accepted instead of something that is no origin; None for one that is."""
+    """Tell why something is no origin, as a clause; None for one that is."""
     if origin == "*":
         return (
-            "the origins one by one, such as 'https://app.example.com', since any page on the"
-            " internet could spend your money by '*'"
+            "the origins must be named one by one, such as 'https://app.example.com', since any"
+            " page on the internet could spend your money by '*'"
         )
     match = _ORIGIN.fullmatch(origin) if isinstance(origin, str) else None
     if origin == LOCALHOST or (

@@ -36,12 +36,12 @@ class PatternInvalid(ValueError):
     """A pattern that could never match, or that says something else than it seems to.
 
     Attributes:
-        accepted: What would have been accepted, as a phrase.
+        why: Why, as a clause: the rule that it breaks.
     """
 
-    def __init__(self, accepted: str) -> None:
-        self.accepted = accepted
-        super().__init__(accepted)
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _url_regex(pattern: str) -> str:
     path, question_mark, query = rest.partition("?")
     if not _HOST.fullmatch(host) or not slash:
         raise PatternInvalid(
-            "each pattern begins with a host under fal.ai or fal.run in lower case and a slash,"
+            "each pattern must begin with a host under fal.ai or fal.run in lower case and a slash,"
             " without https://, such as queue.fal.run/**"
         )
     if not _QUERY.fullmatch(query) or "**" in query.removesuffix("**"):
@@ -141,7 +141,7 @@ def _endpoint_regex(pattern: str, guard: str) -> str:
     segments = pattern.split("/")
     if len(segments) == 1 and pattern != "**":
         raise PatternInvalid(
-            "each pattern is of endpoints as fal names them, owner and app at least, such as"
+            "each pattern must be of endpoints as fal names them, owner and app at least, such as"
             " fal-ai/flux/dev or fal-ai/flux/**"
         )
     if _HOST.fullmatch(segments[0]):

@@ -36,7 +36,7 @@ class FalProxyMiddleware:
         self, app: WSGIApplication, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[Options]
     ) -> None:
         if not callable(app):
-            raise SettingsError("app", app, "a WSGI application, which can be called")
+            raise SettingsError("app", app, "it must be a WSGI application, which can be called")
         refuse_unknown(options, ["prefix", *Settings.names()])
         self._app = app
         self._prefix = path_prefix(prefix)
@@ -64,8 +64,11 @@ def path_prefix(prefix: object) -> str:
         and all(map(_is_in_paths, prefix))
     )
     if not usable:
-        accepted = "a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
-        raise SettingsError("prefix", prefix, accepted)
+        why = (
+            "it must be a path that begins with '/' and does not end with one, such as"
+            " '/api/fal/proxy'"
+        )
+        raise SettingsError("prefix", prefix, why)
     # PEP 3333, "Unicode Issues": the bytes of the path, each as one character.
     return str(prefix).encode().decode("latin-1")
 

@@ -60,15 +60,17 @@ class SettingsError(ValueError):
     Attributes:
         name: The option.
         value: What it was set to, as text; redacted for the key.
-        accepted: What would have been accepted, as a phrase.
+        why: Why it cannot be used, as a clause; "it must be ..." where that is what is wrong.
+        accepted: The same without "it must be": what would have been accepted, as a phrase.
     """
 
-    def __init__(self, name: str, value: object, accepted: str) -> None:
+    def __init__(self, name: str, value: object, why: str) -> None:
         self.name = name
         is_secret = any(word in name.casefold() for word in _SECRET_WORDS)
         self.value: str = "<redacted>" if is_secret else repr(value)
-        self.accepted = accepted
-        super().__init__(f"{name}={self.value} cannot be used: {accepted}")
+        self.why = why
+        self.accepted: str = why.removeprefix("it must be ")
+        super().__init__(f"{name}={self.value} cannot be used: {why}")
 
 
 # Nobody compares them, and what is in them need not be shown.
@@ -97,11 +99,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not (self.key is None or callable(self.key) or _is_key_text(self.key)):
-            accepted = "the key as text, a callable that returns it, or None for the environment"
-            raise SettingsError("key", self.key, accepted)
+            why = (
+                "it must be the key as text, a callable that returns it, or None for the"
+                " environment"
+            )
+            raise SettingsError("key", self.key, why)
         if not (self.authorize is None or callable(self.authorize)):
-            accepted = "a callable that is given a FalRequest, or None to serve every caller"
-            raise SettingsError("authorize", self.authorize, accepted)
+            why = "it must be a callable that is given a FalRequest, or None to serve every caller"
+            raise SettingsError("authorize", self.authorize, why)
         _check_patterns("allowed_urls", self.allowed_urls)
         _check_patterns("allowed_endpoints", self.allowed_endpoints)
         _check_report_only(self)
@@ -110,7 +115,7 @@ class Settings:
         _check_bool("limits_fail_open", self.limits_fail_open)
         _check_origins(self.cors_origins)
         if not (self.observer is None or callable(self.observer)):
-            raise SettingsError("observer", self.observer, "a callable, or None")
+            raise SettingsError("observer", self.observer, "it must be a callable, or None")
         _check_seconds("connect_timeout", self.connect_timeout)
         _check_seconds("read_timeout", self.read_timeout)
         _check_seconds("total_timeout", self.total_timeout)
@@ -168,22 +173,22 @@ def _check_patterns(name: str, patterns: object) -> None:
 
     compiled = url_globs if name == "allowed_urls" else endpoint_globs
     if not isinstance(patterns, list | tuple | set | frozenset):
-        raise SettingsError(name, patterns, "a list of patterns, or None to allow all")
+        raise SettingsError(name, patterns, "it must be a list of patterns, or None to allow all")
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise SettingsError(name, pattern, "each pattern is text")
+            raise SettingsError(name, pattern, "each pattern must be text")
         try:
             compiled([pattern])
         except PatternInvalid as error:
-            raise SettingsError(name, pattern, error.accepted) from error
+            raise SettingsError(name, pattern, error.why) from error
 
 
 def _check_report_only(settings: Settings) -> None:
     name, value = "report_only", settings.report_only
     _check_bool(name, value)
     if value and not (settings.allowed_urls or settings.allowed_endpoints):
-        accepted = "there is nothing to report without allowed_urls or allowed_endpoints"
-        raise SettingsError(name, value, accepted)
+        why = "there is nothing to report without allowed_urls or allowed_endpoints"
+        raise SettingsError(name, value, why)
 
 
 def _check_seconds(name: str, value: Any) -> None:
@@ -192,52 +197,54 @@ def _check_seconds(name: str, value: Any) -> None:
     # A bool is an int to Python, and "timeout=True" is a mistake.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value <= _MAX_SECONDS:
-        accepted = f"a number of seconds above 0, up to {_MAX_SECONDS}, or None for no limit"
-        raise SettingsError(name, value, accepted)
+        why = f"it must be a number of seconds above 0, up to {_MAX_SECONDS}, or None for no limit"
+        raise SettingsError(name, value, why)
 
 
 def _check_count(name: str, value: object) -> None:
     if value is None:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SettingsError(name, value, "a whole number, 1 or more, or None for no limit")
+        raise SettingsError(
+            name, value, "it must be a whole number, 1 or more, or None for no limit"
+        )
 
 
 def _check_bytes(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise SettingsError(name, value, "a whole number of bytes, 0 or more")
+        raise SettingsError(name, value, "it must be a whole number of bytes, 0 or more")
 
 
 def _check_origins(origins: object) -> None:
     option = "cors_origins"
     if not isinstance(origins, list | tuple | set | frozenset):
-        raise SettingsError(option, origins, "a list of origins")
+        raise SettingsError(option, origins, "it must be a list of origins")
     if not origins:
         return
     from wsgi_fal_proxy.cors import wrong_origin  # noqa: PLC0415
 
     for origin in origins:
-        if accepted := wrong_origin(origin):
-            raise SettingsError(option, origin, accepted)
+        if why := wrong_origin(origin):
+            raise SettingsError(option, origin, why)
 
 
 def _check_forwarded(names: object) -> None:
     option = "forward_headers"
     if not isinstance(names, list | tuple | set | frozenset):
-        raise SettingsError(option, names, "a list of header names")
+        raise SettingsError(option, names, "it must be a list of header names")
     for name in names:
         if not isinstance(name, str) or not TOKEN.fullmatch(name):
             raise SettingsError(option, name, "each must be a header name, such as x-request-id")
         # In a WSGI environ the two are one.
         lower = name.lower().replace("_", "-")
         if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
-            accepted = "this header is never forwarded, or is the proxy's own to set"
-            raise SettingsError(option, name, accepted)
+            why = "this header is never forwarded, or is the proxy's own to set"
+            raise SettingsError(option, name, why)
 
 
 def _check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise SettingsError(name, value, "True or False")
+        raise SettingsError(name, value, "it must be True or False")
 
 
 _INSTALL: Final = "this needs more libraries: pip install 'limits[redis]'"
@@ -249,7 +256,7 @@ def _checked_limits(texts: object) -> list[Limit]:
     from wsgi_fal_proxy import rates  # noqa: PLC0415
 
     if not isinstance(texts, list | tuple):
-        raise SettingsError("limits", texts, f"a list of limits, {rates.ACCEPTED}")
+        raise SettingsError("limits", texts, f"it must be a list of limits, {rates.ACCEPTED}")
     limits: list[Limit] = []
     for text in texts:
         try:
@@ -259,7 +266,7 @@ def _checked_limits(texts: object) -> list[Limit]:
         except (ValueError, AttributeError) as error:
             raise SettingsError("limits", text, f"each must be {rates.ACCEPTED}") from error
         if any((limit.seconds, limit.is_global) == (a.seconds, a.is_global) for a in limits):
-            raise SettingsError("limits", text, "one limit for each window of time")
+            raise SettingsError("limits", text, "there can be one limit for each window of time")
         limits.append(limit)
     return limits
 
@@ -270,24 +277,27 @@ def _check_costs(costs: object, limits: list[Limit]) -> None:
     from wsgi_fal_proxy.globs import PatternInvalid, endpoint_globs  # noqa: PLC0415
 
     if not isinstance(costs, Mapping):
-        accepted = "globs and what their calls count for, such as {'fal-ai/veo3/**': 20}, or None"
-        raise SettingsError("costs", costs, accepted)
+        why = (
+            "it must be globs and what their calls count for, such as {'fal-ai/veo3/**': 20}, or"
+            " None"
+        )
+        raise SettingsError("costs", costs, why)
     if costs and not limits:
         raise SettingsError("costs", costs, "what calls count for needs limits: set limits, too")
     for glob, cost in costs.items():
         if not isinstance(glob, str):
-            accepted = "each must be a pattern of endpoints, such as 'fal-ai/veo3/**'"
-            raise SettingsError("costs", glob, accepted)
+            why = "each must be a pattern of endpoints, such as 'fal-ai/veo3/**'"
+            raise SettingsError("costs", glob, why)
         try:
             endpoint_globs([glob])
         except PatternInvalid as error:
-            raise SettingsError("costs", glob, error.accepted) from error
+            raise SettingsError("costs", glob, error.why) from error
         if not isinstance(cost, int) or isinstance(cost, bool) or cost < 1:
             raise SettingsError("costs", cost, "each must be a whole number, 1 or more")
         for limit in limits:
             if cost > limit.amount:
-                accepted = f"none may be over a limit, or no such call is ever made: {limit.text}"
-                raise SettingsError("costs", cost, accepted)
+                why = f"none may be over a limit, or no such call is ever made: {limit.text}"
+                raise SettingsError("costs", cost, why)
 
 
 def _check_storage(uri: Any) -> None:
@@ -300,4 +310,4 @@ def _check_storage(uri: Any) -> None:
     except ImportError as error:
         raise SettingsError("limits_storage", uri, _INSTALL) from error
     except (ValueError, AttributeError) as error:
-        raise SettingsError("limits_storage", uri, counting.ACCEPTED) from error
+        raise SettingsError("limits_storage", uri, f"it must be {counting.ACCEPTED}") from error

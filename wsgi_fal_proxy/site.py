@@ -32,7 +32,9 @@ class Site(FalProxyMiddleware):
 
     def __init__(self, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[Options]) -> None:
         if prefix == HEALTH_PATH:
-            raise SettingsError("prefix", prefix, "any other path, since there the health is told")
+            raise SettingsError(
+                "prefix", prefix, "it must be any other path, since there the health is told"
+            )
         self._elsewhere = f"There is nothing here; the fal proxy answers at {prefix}."
         super().__init__(self._beside, prefix=prefix, **options)
 

@@ -113,7 +113,7 @@ def _versions(client: dict[str, Any]) -> list[tuple[str, str]]:
 def _installed(client: dict[str, Any], directory: Path) -> dict[str, bytes]:
     """Give the client's files by the names under which they are served."""
     wanted = " ".join(f"{name}@{version}" for name, version in _versions(client))
-    accepted = f"a directory in which this was run: npm install {wanted}"
+    why = f"it must be a directory in which this was run: npm install {wanted}"
     files = {}
     for package in client["packages"]:
         for file in package["files"]:
@@ -121,11 +121,11 @@ def _installed(client: dict[str, Any], directory: Path) -> dict[str, bytes]:
             try:
                 content = (directory / "node_modules" / name).read_bytes()
             except OSError as error:
-                missing = f"{accepted} (node_modules/{name}: {error.strerror})"
+                missing = f"{why} (node_modules/{name}: {error.strerror})"
                 raise SettingsError("client_directory", str(directory), missing) from error
             # The browser would refuse it, and say less.
             if _integrity(content) != file["integrity"]:
-                other = f"{accepted} (node_modules/{name} is another version's)"
+                other = f"{why} (node_modules/{name} is another version's)"
                 raise SettingsError("client_directory", str(directory), other)
             files[_LOCAL_CLIENT + name] = content
     return files
