@@ -145,6 +145,52 @@ def test_any_other_answer_refuses_and_is_logged(
     assert "someone" not in message
 
 
+IDENTITY: Final = "Allow, of which the identity must be text that is not empty, or None, and is"
+STATUS: Final = "Refuse, of which the status must be 401 or 403, and is"
+
+
+@pytest.mark.parametrize(
+    ("decision", "what"),
+    [
+        (Allow(7_654_321), f"{IDENTITY} of the type int: use str(...)"),  # type: ignore[arg-type]
+        (Allow(b"someone"), f"{IDENTITY} of the type bytes: use str(...)"),  # type: ignore[arg-type]
+        (Allow(""), f"{IDENTITY} empty"),
+        (Refuse(500), f"{STATUS} 500"),  # type: ignore[arg-type]
+        (Refuse(True), f"{STATUS} of the type bool"),  # type: ignore[arg-type]
+        (Refuse(7_654_321), f"{STATUS} of the type int"),  # type: ignore[arg-type]
+        (
+            Refuse("someone"),  # type: ignore[arg-type]
+            f"{STATUS} of the type str: a message comes second, as in Refuse(403, '...')",
+        ),
+        (None, "NoneType, which is neither Allow nor Refuse"),
+        (Allow, "type, which is neither Allow nor Refuse"),
+    ],
+    ids=repr,
+)
+def test_what_is_wrong_with_an_answer_is_logged(
+    decision: Any, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(AuthorizeFailed):
+        identity_of(lambda _: decision, request_for())
+    assert caplog.messages == [
+        f"The option authorize answered with {what}; the request is refused."
+    ]
+    assert "7654321" not in caplog.text
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, Unauthenticated), (403, Forbidden)])
+def test_a_message_that_is_no_text_is_not_told(
+    status: Any, error: type[Forbidden], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(error) as caught:
+        identity_of(lambda _: Refuse(status, 7_654_321), request_for())  # type: ignore[arg-type]
+    assert caught.value.detail == error.default_detail
+    assert caplog.messages == [
+        "The option authorize answered with Refuse, of which the message must be text or None, and"
+        " is of the type int: use str(...); the request is refused with a sentence of the proxy's."
+    ]
+
+
 def test_what_it_raises_refuses_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def authorize(_: FalRequest) -> Allow:
         users: dict[str, str] = {}

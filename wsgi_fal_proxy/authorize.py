@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
+_STATUS_NEEDED: Final = "the status must be 401 or 403"
+_STATUSES: Final = range(100, 600)  # RFC 9110 section 15; another number may be anything
+
 
 # No tuple: what reports errors would show all that is in one. Nobody compares two of them.
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,12 +96,44 @@ def identity_of(authorize: Authorize, request: FalRequest) -> str | None:
         case Allow(identity) if identity is None or (isinstance(identity, str) and identity):
             return identity
         case Refuse(401, message):
-            raise Unauthenticated(message)
+            raise Unauthenticated(_text_or_none(message))
         case Refuse(403, message):
-            raise Forbidden(message)
+            raise Forbidden(_text_or_none(message))
     _logger.error(
-        "The option authorize answered with %s, which is neither Allow with a name or None nor"
-        " Refuse with 401 or 403; the request is refused.",
-        type(decision).__name__,
+        "The option authorize answered with %s; the request is refused.", _what_is_wrong(decision)
     )
     raise AuthorizeFailed
+
+
+def _text_or_none(message: object) -> str | None:
+    if message is None or isinstance(message, str):
+        return message
+    _logger.error(
+        "The option authorize answered with Refuse, of which the message must be text or None, and"
+        " is %s: use str(...); the request is refused with a sentence of the proxy's.",
+        _type_of(message),
+    )
+    return None
+
+
+def _what_is_wrong(decision: object) -> str:
+    """Tell it without the identity, which may be private, and so may what is in its place."""
+    match decision:
+        case Allow(identity):
+            # All other text can be used.
+            is_text = isinstance(identity, str)
+            wrong = "empty" if is_text else f"{_type_of(identity)}: use str(...)"
+            needed = "the identity must be text that is not empty, or None"
+            return f"Allow, of which {needed}, and is {wrong}"
+        case Refuse(str()):
+            hint = "a message comes second, as in Refuse(403, '...')"
+            return f"Refuse, of which {_STATUS_NEEDED}, and is of the type str: {hint}"
+        case Refuse(status):
+            is_number = isinstance(status, int) and not isinstance(status, bool)
+            wrong = f"{status:d}" if is_number and status in _STATUSES else _type_of(status)
+            return f"Refuse, of which {_STATUS_NEEDED}, and is {wrong}"
+    return f"{type(decision).__name__}, which is neither Allow nor Refuse"
+
+
+def _type_of(value: object) -> str:
+    return f"of the type {type(value).__name__}"
