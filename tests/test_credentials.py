@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.test_relay import answer_to
+from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.credentials import Credentials, KeyFile, KeySource, Secret
 from wsgi_fal_proxy.errors import FalProxyError, KeyMalformed, KeyMissing
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+RUN = "https://fal.run/fal-ai/flux/dev"
 KEY = "0b1c-id:5e6f-secret"
 VARIABLES = ("FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET")
 
@@ -206,6 +210,34 @@ def test_callable_that_raises_means_that_the_key_is_missing() -> None:
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
+def test_where_a_callable_raised_is_for_the_log_alone() -> None:
+    with pytest.raises(KeyMissing) as caught:
+        Credentials(lambda environ: failing_source(environ)).authorization({})  # noqa: PLW0108
+    line = failing_source.__code__.co_firstlineno + 1
+    assert caught.value.for_the_log == f" ({__file__}, line {line}, in failing_source)"
+    assert caught.value.detail == "The callable that gives the fal key raised LookupError."
+
+
+def test_a_callable_that_cannot_be_called_with_an_environ_is_told_so() -> None:
+    source: Callable[..., str] = lambda: "private"  # noqa: E731 - its arguments are the mistake
+    with pytest.raises(KeyMissing, match="raised TypeError") as caught:
+        Credentials(source).authorization({})
+    assert caught.value.for_the_log == " (as it was called, with the WSGI environ)"
+
+
+def test_where_a_callable_raised_is_logged_without_what_it_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, _, content = answer_to(FalProxy(key=failing_source), HTTP_X_FAL_TARGET_URL=RUN)
+    message = "The callable that gives the fal key raised LookupError."
+    line = failing_source.__code__.co_firstlineno + 1
+    assert caplog.messages == [
+        f"key_missing: {message} ({__file__}, line {line}, in failing_source)"
+    ]
+    assert "private" not in caplog.text
+    assert json.loads(content)["message"] == message
+
+
 def test_what_a_callable_raises_does_not_show_in_a_traceback() -> None:
     trace = traceback_of_a_failure(Credentials(failing_source))
     assert "KeyMissing" in trace
@@ -354,8 +386,22 @@ def test_path_of_a_file_may_be_text(key_file: Path) -> None:
 )
 def test_blank_file_means_that_the_key_is_missing(key_file: Path, content: bytes) -> None:
     key_file.write_bytes(content)
-    with pytest.raises(KeyMissing):
+    with pytest.raises(KeyMissing) as caught:
         Credentials(KeyFile(key_file)).authorization({})
+    assert caught.value.detail == (
+        "The server's file for the fal key, which FAL_KEY_FILE or KeyFile names, is empty."
+    )
+
+
+def test_blank_file_that_the_environment_names_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, key_file: Path
+) -> None:
+    monkeypatch.setenv("FAL_KEY_FILE", str(key_file))
+    key_file.write_bytes(b"")
+    with pytest.raises(KeyMissing, match="is empty"):
+        Credentials(None).authorization({})
+    key_file.write_bytes(b"k")
+    assert authorization(Credentials(None)) == "Key k"
 
 
 @pytest.mark.parametrize(

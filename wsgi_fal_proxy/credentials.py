@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,9 @@ _NOT_IN_A_KEY: Final = re.compile(r"[^!#-&(-~]")
 # Secret files and pasted values end in these.
 _STRIPPED: Final = " \t\r\n\v\f"
 _GAVE_NONE: Final = "The callable that gives the fal key on the server gave none."
+_FILE_EMPTY: Final = (
+    "The server's file for the fal key, which FAL_KEY_FILE or KeyFile names, is empty."
+)
 # A fal key has about 70 characters; what is larger is some other file.
 _MAX_KEY_FILE_BYTES: Final = 4_096
 
@@ -87,13 +91,28 @@ class Credentials:
         except Exception as error:  # noqa: BLE001 - the owner's callable can raise anything
             # Without the error's message, and its cause: either could hold a key.
             detail = f"The callable that gives the fal key raised {type(error).__name__}."
+            where = _where_raised(error)
         else:
             if isinstance(raw, str):
                 return raw
             # It may be the key all the same, and this frame is in the error's traceback.
             del raw
             raise KeyMalformed("The callable that gives the fal key gave something else than text.")
-        raise KeyMissing(detail)
+        missing = KeyMissing(detail)
+        missing.for_the_log = f" ({where})"
+        raise missing
+
+
+def _where_raised(error: Exception) -> str:
+    """Tell which code raised an error that this module has caught, and nothing that is in it.
+
+    Neither the line's text, which may hold a key, nor the values that it had.
+    """
+    _, *of_the_owner = traceback.walk_tb(error.__traceback__)
+    if not of_the_owner:
+        return "as it was called, with the WSGI environ"
+    frame, line = of_the_owner[-1]
+    return f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
 
 
 def _checked(raw: Secret) -> Secret:
@@ -137,7 +156,7 @@ class KeyFile:
         """Give the key that the file holds now.
 
         Raises:
-            KeyMissing: The file cannot be read.
+            KeyMissing: The file cannot be read, or is empty.
             KeyMalformed: It is larger than any key.
         """
         try:
@@ -167,6 +186,8 @@ class KeyFile:
             content = Secret(file.read(_MAX_KEY_FILE_BYTES + 1).decode("latin-1"))
         if len(content) > _MAX_KEY_FILE_BYTES:
             raise KeyMalformed("The file that should hold the fal key on the server is too large.")
+        if not content.strip(_STRIPPED):
+            raise KeyMissing(_FILE_EMPTY)
         return content
 
 

@@ -19,6 +19,7 @@ class FalProxyError(Exception):
         detail: One sentence for the person who meets it. Safe to show to a client: it never
             holds the key, nor anything of the request but what the client itself sent as target.
         headers: Header fields that the status obliges us to send, such as `Allow`.
+        for_the_log: What the log tells besides, and no client; of the same safety from the key.
         may_be_billed: Whether fal may charge for the call all the same; what limits have taken
             for it is then not given back.
     """
@@ -26,6 +27,7 @@ class FalProxyError(Exception):
     status: ClassVar[str]
     reason: ClassVar[str]
     headers: tuple[tuple[str, str], ...] = ()
+    for_the_log: str = ""
     may_be_billed: ClassVar[bool] = False
     default_detail: ClassVar[str]
 

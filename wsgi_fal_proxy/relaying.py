@@ -120,7 +120,9 @@ class Relaying:
         if isinstance(error, Refusal | ClientGone) or self.call.aborted:
             return
         cause = error.__cause__
-        because = "" if cause is None else f" [{type(cause).__name__}: {cause}]"
+        because = error.for_the_log
+        if cause is not None:
+            because += f" [{type(cause).__name__}: {cause}]"
         if self._target is None:
             _logger.error("%s: %s%s", error.reason, error.detail, because)
             return
