@@ -450,6 +450,9 @@ def test_other_url_parsers_read_the_same_host_in_an_accepted_text(text: str) -> 
     assert target is None or target.host == urlsplit(text).hostname == parse_url(text).host
 
 
+TWICE = "was sent twice, or holds a comma in its path or before a second URL."
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
@@ -460,9 +463,16 @@ def test_other_url_parsers_read_the_same_host_in_an_accepted_text(text: str) -> 
         pytest.param("https://fal.run/#a", "holds a fragment, which begins with #", id="fragment"),
         pytest.param("https://me@fal.run/", "holds a user name", id="user"),
         pytest.param("https://fal.run:80/", "names a port that is not 443", id="port"),
-        pytest.param("https://fal.run/a,b", "holds a comma in its path", id="comma"),
-        pytest.param("https://fal.run/?a,https://fal.run/", "is two", id="two"),
+        pytest.param("https://fal.run/a,b", TWICE, id="comma"),
+        pytest.param("https://fal.run/a,https://fal.run/a", TWICE, id="two"),
+        pytest.param("https://fal.run/a, https://fal.run/a", TWICE, id="two-with-space"),
+        pytest.param("https://fal.run,https://fal.run", TWICE, id="two-without-path"),
+        pytest.param("https://fal.run/?a,https://fal.run/", TWICE, id="two-with-query"),
+        pytest.param("https://fal.run/?a,//fal.run/", TWICE, id="two-scheme-relative"),
+        pytest.param("https://fal.run/?a,", TWICE, id="second-empty"),
+        pytest.param("https://fal.run/?a, ", TWICE, id="second-blank"),
         pytest.param("https://fal.run./", "has a host that is no plain name", id="host"),
+        pytest.param("https://fal.run./?a,b", "has a host that is no plain name", id="host-comma"),
     ],
 )
 def test_what_is_wrong_with_a_target_is_told(text: str, what: str) -> None:
@@ -471,7 +481,10 @@ def test_what_is_wrong_with_a_target_is_told(text: str, what: str) -> None:
     assert caught.value.detail.startswith(f"The target in x-fal-target-url {what}")
 
 
-@pytest.mark.parametrize("text", ["https://" + "a" * 7_000, "https://" + "@:" * 3_000 + ","])
+@pytest.mark.parametrize(
+    "text",
+    ["https://" + "a" * 7_000, "https://" + "@:" * 3_000 + ",", "https://a/?" + ", " * 3_000 + "b"],
+)
 def test_telling_what_is_wrong_takes_no_time(text: str) -> None:
     with pytest.raises(TargetInvalid):
         Target.parse(text)

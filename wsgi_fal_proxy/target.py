@@ -35,16 +35,18 @@ _TARGET: Final = re.compile(
 # The other half of that: a second target joined on to the first one's query.
 _SECOND_TARGET: Final = r"(?ia),(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)"
 
+_TWICE: Final = "was sent twice, or holds a comma in its path or before a second URL"
 # What to tell of a text that is no target: the first that is found in it.
 _WRONG: Final = (
     (r"^(?!https://)", "does not begin with https://"),
+    # As a server joins two, before anything that only the second of them brings in.
+    (r",[ \t]*(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)", _TWICE),
     (r"[^!-~]", "holds a space, a control character or a character outside ASCII"),
     (r"\\", "holds a backslash"),
     (r"#", "holds a fragment, which begins with #"),
     (r"^https://[^/?]*@", "holds a user name"),
     (r"^https://[^/?]*:", "names a port that is not 443"),
-    (r"^[^?]*,", "holds a comma in its path"),
-    (r",", "is two"),
+    (r"^[^?]*,", _TWICE),
     (r"", "has a host that is no plain name"),
 )
 
