@@ -128,6 +128,12 @@ def test_on_localhost_it_answers_to_no_other_name(visits: Visits, host: str, rea
     assert visits.answers[2].json["reason"] == reason
 
 
+def test_who_calls_it_by_another_name_is_told_how_to(visits: Visits) -> None:
+    command.main(["--port", "0"])
+
+    assert "start it with --host 0.0.0.0" in visits.answers[2].json["message"]
+
+
 def test_beyond_this_machine_it_says_whose_calls_are_billed(
     visits: Visits, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

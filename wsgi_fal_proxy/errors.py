@@ -113,7 +113,10 @@ class HostNotAllowed(Refusal):
 
     status = "403 Forbidden"
     reason = "host_not_allowed"
-    default_detail = "This development server answers to localhost and 127.0.0.1 only."
+    default_detail = (
+        "This development server answers to localhost and 127.0.0.1 only: to call it by another"
+        " name, start it with --host 0.0.0.0, and whoever reaches this machine can use it, too."
+    )
 
 
 class TargetMissing(Refusal):
