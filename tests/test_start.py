@@ -169,7 +169,11 @@ def test_that_anyone_may_call_is_said_once_in_a_process(caplog: pytest.LogCaptur
     ((logger, level, message),) = caplog.record_tuples
     assert (logger, level) == ("wsgi_fal_proxy", logging.WARNING)
     assert message.startswith(OPEN)
-    assert "authorize=allow_anyone" in message
+    # What can be set in Python, and what in the environment.
+    in_python, _, in_the_environment = message.partition("; stand-alone, ")
+    assert "set authorize, allowed_endpoints or limits" in in_python
+    assert "authorize=allow_anyone" in in_python
+    assert in_the_environment.startswith("set FAL_PROXY_ALLOWED_ENDPOINTS or FAL_PROXY_LIMITS")
 
 
 @pytest.mark.usefixtures("fresh_process")

@@ -122,5 +122,6 @@ def _warn_that_anyone_may_call() -> None:
     _logger.warning(
         "Whoever reaches the fal proxy can call fal with your key, as often as they like, and fal"
         " bills you: set authorize, allowed_endpoints or limits, or authorize=allow_anyone if that"
-        " is meant, as where a check of yours is in front (see the README, 'Who may call')."
+        " is meant, as where a check of yours is in front; stand-alone, set"
+        " FAL_PROXY_ALLOWED_ENDPOINTS or FAL_PROXY_LIMITS (see the README, 'Who may call')."
     )
