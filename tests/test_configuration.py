@@ -16,6 +16,7 @@ from wsgi_fal_proxy.configuration import (
     options_from_environment,
     options_from_ini,
 )
+from wsgi_fal_proxy.settings import Settings
 
 _SECONDS: Final = "it must be a number of seconds above 0, or none for no limit"
 _UP_TO: Final = "it must be a number of seconds above 0, up to 1000000, or none for no limit"
@@ -235,14 +236,50 @@ def test_a_secret_in_a_variable_that_is_not_ours_is_not_shown(
     assert "s3cret" not in f"{caught.value!r} {vars(caught.value)}"
 
 
-@pytest.mark.parametrize("option", ["forward_headers", "key", "key_file", "pool_manager"])
-def test_an_option_that_is_not_for_the_environment_is_refused(
+@pytest.mark.parametrize(
+    "option", sorted({*Settings.names(), "forward_headers"} - {*_IN_THE_ENVIRONMENT, "key"})
+)
+def test_an_option_that_is_not_for_the_environment_is_said_to_be_one(
     monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    monkeypatch.setenv(f"FAL_PROXY_{option.upper()}", "x")
+    variable = f"FAL_PROXY_{option.upper()}"
+    monkeypatch.setenv(variable, "5")
 
-    with pytest.raises(SettingsError, match="there is no such option"):
+    with pytest.raises(SettingsError) as caught:
         options_from_environment()
+
+    shown = "<redacted>" if option == "authorize" else "'5'"
+    assert str(caught.value) == (
+        f"{variable}={shown} cannot be used: {option} is an option that cannot be set in the"
+        " environment; write a module of your own with FalProxyMiddleware (see the README,"
+        " 'Stand-alone')"
+    )
+
+
+@pytest.mark.parametrize("name", ["KEY", "KEY_FILE", "KEY_ID", "KEY_SECRET"])
+def test_a_key_under_the_prefix_of_options_is_told_where_it_belongs(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"FAL_PROXY_{name}", "s3cret")
+
+    with pytest.raises(SettingsError) as caught:
+        options_from_environment()
+
+    assert str(caught.value) == (
+        f"FAL_PROXY_{name}=<redacted> cannot be used: there is no such option; did you mean"
+        f" FAL_{name}?"
+    )
+
+
+@pytest.mark.parametrize("option", ["total_timeout", "max_concurrent", "report_only", "costs"])
+def test_an_option_that_is_not_for_ini_files_is_said_to_be_one(option: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        options_from_ini({option: "5"})
+
+    assert str(caught.value) == (
+        f"{option}='5' cannot be used: {option} is an option that cannot be set as text; set it in"
+        " Python"
+    )
 
 
 @pytest.mark.parametrize(
@@ -367,9 +404,16 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
         pytest.param(
             "pool_manager",
             "x",
-            "pool_manager='x' cannot be used: there is no such option; there is "
-            + ", ".join(sorted(_PARSERS)),
+            "pool_manager='x' cannot be used: pool_manager is an option that cannot be set as"
+            " text; set it in Python",
             id="not-as-text",
+        ),
+        pytest.param(
+            "something_else",
+            "x",
+            "something_else='x' cannot be used: there is no such option; there is "
+            + ", ".join(sorted(_PARSERS)),
+            id="like-none",
         ),
     ],
 )

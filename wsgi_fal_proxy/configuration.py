@@ -28,6 +28,7 @@ def options_from_environment() -> dict[str, Any]:
     """
     given = option_variables()
     known = {OPTION_PREFIX + name.upper(): name for name in _IN_THE_ENVIRONMENT}
+    _refuse_elsewhere(given, known)
     refuse_unknown(given, known, prefix=OPTION_PREFIX)
     return {known[name]: _option(known[name], name, text) for name, text in given.items() if text}
 
@@ -38,6 +39,10 @@ def options_from_ini(given: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         SettingsError: An option is unknown, or its value cannot be used.
     """
+    for name in given:
+        if name not in _PARSERS and name in Settings.names():
+            why = f"{name} is an option that cannot be set as text; set it in Python"
+            raise SettingsError(name, given[name], why)
     refuse_unknown(given, _PARSERS)
     options = {name: _option(name, name, text) for name, text in given.items()}
     if "key_file" in options:
@@ -47,6 +52,22 @@ def options_from_ini(given: Mapping[str, str]) -> dict[str, Any]:
             )
         options["key"] = options.pop("key_file")
     return options
+
+
+def _refuse_elsewhere(given: Mapping[str, str], known: Mapping[str, str]) -> None:
+    """Raise `SettingsError` for the first that can be set, though not by a variable of its name."""
+    options = {OPTION_PREFIX + name.upper(): name for name in Settings.names()}
+    for name in (name for name in given if name not in known):
+        key_variable = f"FAL_{name.removeprefix(OPTION_PREFIX)}"
+        if key_variable in KEY_VARIABLES:
+            why = f"there is no such option; did you mean {key_variable}?"
+            raise SettingsError(name, given[name], why)
+        if name in options:
+            why = (
+                f"{options[name]} is an option that cannot be set in the environment; write a"
+                " module of your own with FalProxyMiddleware (see the README, 'Stand-alone')"
+            )
+            raise SettingsError(name, given[name], why)
 
 
 def has_key() -> bool:
