@@ -145,6 +145,12 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         pytest.param("FAL_PROXY_ALLOWED_URLS", " , ", _LIST, id="no-urls"),
         pytest.param("FAL_PROXY_ALLOWED_ENDPOINTS", ",", _LIST, id="no-endpoints"),
         pytest.param("FAL_PROXY_ALLOWED_ENDPOINTS", "strict", _ENDPOINT, id="strict-endpoints"),
+        pytest.param(
+            "FAL_PROXY_ALLOWED_ENDPOINTS",
+            '["fal-ai/flux"]',
+            "a pattern must be without brackets and quotation marks, such as fal-ai/flux/dev",
+            id="a-list-of-python",
+        ),
         pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "10s", _SECONDS, id="unit"),
         pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "0", _UP_TO, id="zero"),
         pytest.param("FAL_PROXY_CONNECT_TIMEOUT", "-1", _SECONDS, id="negative"),

@@ -265,6 +265,30 @@ def test_pattern_that_is_no_endpoint_is_an_error(pattern: str) -> None:
         endpoint_globs([pattern])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        pytest.param("https://fal.run/fal-ai/flux", "be without https:// and host", id="url"),
+        pytest.param("HTTP://fal.run/fal-ai/flux", "be without https:// and host", id="http"),
+        pytest.param("fal.run/fal-ai/flux", "be without https:// and host", id="host"),
+        pytest.param("/fal-ai/flux", "have no slash at either end", id="slash-before"),
+        pytest.param("fal-ai/flux/dev/", "have no slash at either end", id="slash-after"),
+        pytest.param("/", "have no slash at either end", id="slash-alone"),
+        pytest.param(" fal-ai/flux", "have no white space around it", id="space-before"),
+        pytest.param("fal-ai/flux\n", "have no white space around it", id="newline-after"),
+        pytest.param('["fal-ai/flux"]', "be without brackets and quotation marks", id="json"),
+        pytest.param("'fal-ai/flux'", "be without brackets and quotation marks", id="quotes"),
+        pytest.param("fal-ai/{flux,veo3}", "be without brackets and quotation marks", id="braces"),
+        pytest.param("fal-ai//flux", "a path is segments with one slash between them", id="other"),
+        pytest.param("", "each pattern must be of endpoints as fal names them", id="empty"),
+    ],
+)
+def test_what_is_wrong_with_a_pattern_of_endpoints_is_told(pattern: str, why: str) -> None:
+    with pytest.raises(PatternInvalid) as caught:
+        endpoint_globs([pattern])
+    assert caught.value.why.removeprefix("a pattern must ").startswith(why)
+
+
 def test_a_list_is_one_decision() -> None:
     globs = endpoint_globs(["a/b", "c/d", "e/*", "f/**"])
     assert globs.plain == {"/a/b", "/c/d"}

@@ -625,7 +625,7 @@ EACH = "each must be such as '20/minute'"
         ),
         (
             {"limits": ["9/day"], "costs": {"/a": 2}},
-            "costs='/a' cannot be used: a path is segments",
+            "costs='/a' cannot be used: a pattern must have no slash at",
         ),
         ({"limits": ["9/day"], "costs": {1: 2}}, "costs=1 cannot be used: each must be a pattern"),
         (

@@ -31,6 +31,14 @@ _BELOW: Final = r"(?:/[^?]*)?"  # what "**" with its slash takes, short of the q
 # owner must not stand for one of these.
 _NOT_A_NAMESPACE: Final = r"(?!/(?i:workflows|comfy)(?:/|\Z))"
 
+# What a pattern of endpoints is easily written with, and what it must be instead.
+_FORMS: Final = (
+    (r"""["'()\[\]{}]""", "be without brackets and quotation marks"),
+    (r"\A\s|\s\Z", "have no white space around it"),
+    (rf"\A(?:[A-Za-z]+://|{_HOST.pattern}(?:/|\Z))", "be without https:// and host"),
+    (r"\A/|/\Z", "have no slash at either end"),
+)
+
 
 class PatternInvalid(ValueError):
     """A pattern that could never match, or that says something else than it seems to.
@@ -138,16 +146,22 @@ def _url_regex(pattern: str) -> str:
 
 
 def _endpoint_regex(pattern: str, guard: str) -> str:
+    _check_form(pattern)
     segments = pattern.split("/")
     if len(segments) == 1 and pattern != "**":
         raise PatternInvalid(
             "each pattern must be of endpoints as fal names them, owner and app at least, such as"
             " fal-ai/flux/dev or fal-ai/flux/**"
         )
-    if _HOST.fullmatch(segments[0]):
-        raise PatternInvalid("a pattern of endpoints has no host, such as fal-ai/flux/dev")
     _check(segments)
     return (guard if "*" in segments[0] else "") + _path_regex(segments, "(?:/.*)?")
+
+
+def _check_form(pattern: str) -> None:
+    """Tell what is wrong with a pattern of endpoints as a whole, in the words for just that."""
+    for wrong, form in _FORMS:
+        if re.search(wrong, pattern):
+            raise PatternInvalid(f"a pattern must {form}, such as fal-ai/flux/dev")
 
 
 def _check(segments: list[str]) -> None:
