@@ -184,6 +184,36 @@ def test_token_for_more_than_is_allowed_is_refused(patterns: list[str], content:
         check(Allowlist(None, patterns), "POST", TOKENS, content)
 
 
+@pytest.mark.parametrize("kind", ["run", "session", "token"])
+@pytest.mark.parametrize(
+    ("endpoint", "named"),
+    [
+        pytest.param("fal-ai/veo3", "fal-ai/veo3", id="short"),
+        pytest.param("a/" + "b" * 98, "a/" + "b" * 98, id="longest"),
+        pytest.param("a/" + "b" * 99, "a/" + "b" * 98 + "...", id="longer"),
+        pytest.param("a/" + "b" * 7_000, "a/" + "b" * 98 + "...", id="as-long-as-can-be"),
+    ],
+)
+def test_the_refusal_names_what_is_not_allowed(kind: str, endpoint: str, named: str) -> None:
+    url, content = {
+        "run": (f"https://fal.run/{endpoint}", b""),
+        "session": (SESSION, b'{"app_id": "%b"}' % endpoint.encode()),
+        "token": (TOKENS, b'{"allowed_apps": ["%b"]}' % endpoint.encode()),
+    }[kind]
+    with pytest.raises(EndpointNotAllowed) as caught:
+        check(Allowlist(None, ["fal-ai/flux/dev"]), "POST", url, content)
+    asked = "have a token for" if kind == "token" else "run"
+    assert caught.value.detail.startswith(f"This app does not let you {asked} {named}: ")
+
+
+@pytest.mark.parametrize("app_id", ["<script>", "a b", "\\u0000", "\u2026", "a//b", "a/", ""])
+def test_the_refusal_does_not_name_what_is_not_plain(app_id: str) -> None:
+    content = f'{{"app_id": "{app_id}"}}'.encode()
+    with pytest.raises(EndpointNotAllowed) as caught:
+        check(Allowlist(None, ["fal-ai/flux/dev"]), "POST", SESSION, content)
+    assert caught.value.detail == EndpointNotAllowed.default_detail
+
+
 @pytest.mark.parametrize("path", ["session", "ice"])
 @pytest.mark.parametrize(
     "content",

@@ -34,6 +34,8 @@ _KEYS: Final = {
     Kind.TOKEN: frozenset({"allowed_apps", "token_expiration"}),
     Kind.SESSION: frozenset({"app_id", "sdp", "type"}),
 }
+# Characters of a name in a refusal; there may be 64 KiB of them.
+_SHOWN_LENGTH: Final = 100
 
 
 class Allowlist:
@@ -114,8 +116,15 @@ class Allowlist:
                 raise BodyAmbiguous
 
     def _check_endpoint(self, endpoint: str | None) -> None:
-        if endpoint is None or not (_is_plain(endpoint) and self._endpoints.match(f"/{endpoint}")):
+        if endpoint is None or not _is_plain(endpoint):
             raise EndpointNotAllowed
+        if not self._endpoints.match(f"/{endpoint}"):
+            detail = (
+                f"This app does not let you run {_shown(endpoint)}: no pattern of the proxy's"
+                " option allowed_endpoints matches it (a subpath such as /stream is part of an"
+                " endpoint)."
+            )
+            raise EndpointNotAllowed(detail)
 
     def _check_app(self, app: str) -> None:
         """A token lets its holder run all of an app: fal's client names it without its owner."""
@@ -123,9 +132,9 @@ class Allowlist:
             raise BodyAmbiguous
         if not self._apps.match(f"/{app}" if "/" in app else f"/*/{app}"):
             detail = (
-                "This app does not let you have a token for this: a pattern of the proxy's option"
-                " allowed_endpoints must allow the whole app, and that of every owner where the"
-                " token names none, such as */flux/**."
+                f"This app does not let you have a token for {_shown(app)}: a pattern of the"
+                " proxy's option allowed_endpoints must allow the whole app, and that of every"
+                " owner where the token names none, such as */flux/**."
             )
             raise EndpointNotAllowed(detail)
 
@@ -140,6 +149,11 @@ class Allowlist:
             target.path,
             operation(method, target).endpoint,
         )
+
+
+def _shown(name: str) -> str:
+    """Give a plain name, as a message may hold it."""
+    return name if len(name) <= _SHOWN_LENGTH else f"{name[:_SHOWN_LENGTH]}..."
 
 
 def _is_plain(name: str) -> bool:

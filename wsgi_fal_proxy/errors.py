@@ -17,7 +17,8 @@ class FalProxyError(Exception):
         status: The HTTP status line without the version, as PEP 3333 wants it.
         reason: A stable snake_case name for programs to compare; sent as `x-fal-proxy-error`.
         detail: One sentence for the person who meets it. Safe to show to a client: it never
-            holds the key, nor anything of the request but what the client itself sent as target.
+            holds the key, nor anything of the request but what the client itself sent as target,
+            or named as an endpoint in the characters that those are made of.
         headers: Header fields that the status obliges us to send, such as `Allow`.
         for_the_log: What the log tells besides, and no client; of the same safety from the key.
         may_be_billed: Whether fal may charge for the call all the same; what limits have taken
