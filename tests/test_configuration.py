@@ -38,6 +38,7 @@ _LIMITS: Final = (
     "such as '20/minute', '200/day' or, for all callers together, '1000/day global'; per second,"
     " minute, hour or day, or several of these ('500/7 days')"
 )
+_ZERO: Final = "no number in a limit may be 0"
 _NEVER: Final = "this header is never forwarded, or is the proxy's own to set"
 
 
@@ -169,7 +170,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "none", _BYTES, id="no-limit-on-bytes"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "9" * 5_000, _BYTES, id="thousands-of-digits"),
         pytest.param("FAL_PROXY_LIMITS", "20/minute,often", f"each must be {_LIMITS}", id="often"),
-        pytest.param("FAL_PROXY_LIMITS", "0/minute", f"each must be {_LIMITS}", id="none-at-all"),
+        pytest.param("FAL_PROXY_LIMITS", "0/minute", _ZERO, id="none-at-all"),
         pytest.param(
             "FAL_PROXY_LIMITS",
             "1/minute,2/minute",
@@ -242,9 +243,7 @@ def test_a_secret_in_a_variable_that_is_not_ours_is_not_shown(
     assert "s3cret" not in f"{caught.value!r} {vars(caught.value)}"
 
 
-@pytest.mark.parametrize(
-    "option", sorted({*Settings.names(), "forward_headers"} - {*_IN_THE_ENVIRONMENT, "key"})
-)
+@pytest.mark.parametrize("option", sorted({*Settings.names()} - {*_IN_THE_ENVIRONMENT, "key"}))
 def test_an_option_that_is_not_for_the_environment_is_said_to_be_one(
     monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
@@ -353,8 +352,9 @@ def test_a_storage_is_not_shown_since_it_may_hold_a_password(
         options_from_environment()
 
     assert str(caught.value).startswith(
-        "FAL_PROXY_LIMITS_STORAGE=<redacted> cannot be used: it must be memory://, or redis://"
+        "FAL_PROXY_LIMITS_STORAGE='memcached://...' cannot be used: it must be memory://, or redis"
     )
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_key_file_is_a_key() -> None:

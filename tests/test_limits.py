@@ -609,6 +609,14 @@ EACH = "each must be such as '20/minute'"
         ),
         ({"limits": None}, "limits=None cannot be used: it must be a list of limits"),
         ({"limits": ["often"]}, f"limits='often' cannot be used: {EACH}"),
+        (
+            {"limits": ["0/minute"]},
+            "limits='0/minute' cannot be used: no number in a limit may be 0",
+        ),
+        (
+            {"limits": ["9/0 days"]},
+            "limits='9/0 days' cannot be used: no number in a limit may be 0",
+        ),
         ({"limits": [20]}, f"limits=20 cannot be used: {EACH}"),
         (
             {"limits": ["1/day", "2/24 hours"]},
@@ -640,13 +648,20 @@ EACH = "each must be such as '20/minute'"
         ),
         (
             {"limits_storage": "memcached://s3cret"},
-            "limits_storage=<redacted> cannot be used: it must",
+            "limits_storage='memcached://...' cannot be used: it must be memory://, or",
         ),
         (
-            {"limits_storage": "redis://s3cret:x"},
-            "limits_storage=<redacted> cannot be used: it must",
+            {"limits_storage": "sqlite:///x"},
+            "limits_storage='sqlite://...' cannot be used: it must",
         ),
-        ({"limits_storage": None}, "limits_storage=<redacted> cannot be used: it must"),
+        ({"limits_storage": "redis://s3cret:x"}, "limits_storage='redis://...' cannot be used: it"),
+        ({"limits_storage": "s3cret@host"}, "limits_storage=<redacted> cannot be used: it must be"),
+        (
+            {"limits_storage": "a:s3cret://h"},
+            "limits_storage=<redacted> cannot be used: it must be",
+        ),
+        ({"limits_storage": None}, "limits_storage=None cannot be used: it must be memory://, or"),
+        ({"limits_storage": 6379}, "limits_storage=6379 cannot be used: it must be memory://, or"),
         ({"limits_fail_open": 1}, "limits_fail_open=1 cannot be used: it must be True or False"),
     ],
 )

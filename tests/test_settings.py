@@ -267,6 +267,30 @@ def test_key_under_another_name_is_not_shown(name: str) -> None:
     assert "private" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("authorize", True, "True"),
+        ("authorize", 7, "7"),
+        ("authorize", 0.5, "0.5"),
+        ("authorize", "s3cret", "<redacted>"),
+        ("authorize", ["s3cret"], "<redacted>"),
+        ("key", True, "True"),
+        ("key", False, "False"),
+        ("api_key", None, "None"),
+        # May be a part of one.
+        ("key", 12_345, "<redacted>"),
+        ("password", 12_345, "<redacted>"),
+        ("token", "redis://s3cret", "<redacted>"),
+        ("auth", "redis://s3cret", "<redacted>"),
+    ],
+)
+def test_what_cannot_be_a_secret_is_shown(name: str, value: object, shown: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.build({name: value})
+    assert caught.value.value == shown
+
+
 def test_key_does_not_show_in_a_repr() -> None:
     assert "private" not in repr(Settings(key="private"))
 

@@ -35,10 +35,15 @@ class Limit:
     is_global: bool
 
 
+class ZeroInLimit(ValueError):
+    """A number in a limit is 0: it is none, or would let nothing through."""
+
+
 def limit(text: str) -> Limit:
     """Read a limit.
 
     Raises:
+        ZeroInLimit: A number in it is 0.
         ValueError: It is none; see `ACCEPTED`.
         ImportError: The library whose notation this is is not installed.
     """
@@ -51,7 +56,9 @@ def limit(text: str) -> Limit:
         rate = rate[: shared.start()]
     items = parse_many(rate)
     # The library takes several in one text, and a 0 for a 1.
-    if len(items) != 1 or not all(map(int, re.findall("[0-9]+", rate))):
+    if not all(map(int, re.findall("[0-9]+", rate))):
+        raise ZeroInLimit(text)
+    if len(items) != 1:
         raise ValueError(text)
     (item,) = items
     usable = (

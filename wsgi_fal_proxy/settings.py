@@ -6,6 +6,7 @@ much less.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -50,8 +51,12 @@ IN_MEMORY: Final = "memory://"
 _SHOWN_LENGTH: Final = 16
 # Eleven days. A socket cannot wait for longer than 2^31 milliseconds.
 _MAX_SECONDS: Final = 1_000_000
-# An option by such a name, known or not, may have been given the key, or a store's password.
-_SECRET_WORDS: Final = ("key", "secret", "token", "password", "credential", "auth", "storage")
+# An option by such a name, known or not, may have been given the key, or a part of it.
+_SECRET_WORDS: Final = ("key", "secret", "token", "password", "credential")
+# One by such a name may hold the key, or a password, in its text.
+_WORDS_WITH_SECRETS: Final = ("auth", "storage")
+# What kind of store a URI is for; a password comes after it.
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,15}://", re.ASCII)
 
 
 class SettingsError(ValueError):
@@ -59,18 +64,29 @@ class SettingsError(ValueError):
 
     Attributes:
         name: The option.
-        value: What it was set to, as text; redacted for the key.
+        value: What it was set to, as text; redacted where it may hold the key, or a password.
         why: Why it cannot be used, as a clause; "it must be ..." where that is what is wrong.
         accepted: The same without "it must be": what would have been accepted, as a phrase.
     """
 
     def __init__(self, name: str, value: object, why: str) -> None:
         self.name = name
-        is_secret = any(word in name.casefold() for word in _SECRET_WORDS)
-        self.value: str = "<redacted>" if is_secret else repr(value)
+        self.value: str = _shown(name.casefold(), value)
         self.why = why
         self.accepted: str = why.removeprefix("it must be ")
         super().__init__(f"{name}={self.value} cannot be used: {why}")
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if any(word in name for word in _SECRET_WORDS):
+        return "<redacted>"
+    if isinstance(value, int | float) or not any(word in name for word in _WORDS_WITH_SECRETS):
+        return repr(value)
+    if isinstance(value, str) and "storage" in name and (scheme := _SCHEME.match(value)):
+        return repr(f"{scheme[0]}...")
+    return "<redacted>"
 
 
 # Nobody compares them, and what is in them need not be shown.
@@ -263,6 +279,8 @@ def _checked_limits(texts: object) -> list[Limit]:
             limit = rates.limit(text)
         except ImportError as error:
             raise SettingsError("limits", text, _INSTALL) from error
+        except rates.ZeroInLimit as error:
+            raise SettingsError("limits", text, "no number in a limit may be 0") from error
         except (ValueError, AttributeError) as error:
             raise SettingsError("limits", text, f"each must be {rates.ACCEPTED}") from error
         if any((limit.seconds, limit.is_global) == (a.seconds, a.is_global) for a in limits):
