@@ -311,7 +311,7 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             {},
             [":application"],
-            "app=':application' cannot be used: a module and an application in it, MODULE:APP",
+            "app=':application' cannot be used: it must be a module and an application in it, MODULE:APP",
             id="empty-module",
         ),
         pytest.param(
@@ -323,7 +323,7 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             {},
             ["site_to_wrap:__name__"],
-            "app='site_to_wrap:__name__' cannot be used: a WSGI application, which can be called",
+            "app='site_to_wrap:__name__' cannot be used: it must be a WSGI application, which can be called",
             id="no-application",
         ),
     ],

@@ -186,7 +186,7 @@ def test_the_proxy_cannot_be_where_the_page_is(
 
     assert caught.value.code == (
         f"wsgi-fal-proxy: FAL_PROXY_PREFIX='{prefix}' cannot be used:"
-        " any other path, since the playground is at /playground"
+        " it must be any other path, since the playground is at /playground"
     )
 
 
@@ -194,7 +194,7 @@ def test_a_directory_that_does_not_do_stops_the_command(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         command.main(["--playground-client", str(tmp_path), "--port", "0"])
 
-    begin = f"wsgi-fal-proxy: --playground-client='{tmp_path}' cannot be used: a directory in which"
+    begin = f"wsgi-fal-proxy: --playground-client='{tmp_path}' cannot be used: it must be a directory in which"
     assert str(caught.value.code).startswith(begin)
 
 

@@ -359,7 +359,7 @@ def test_refusals_are_not_logged_and_what_the_owner_should_know_is(
             {"read_timeout": True},
             "read_timeout=True cannot be used: it must be a number of seconds",
         ),
-        ({"pool_manager": 1}, "pool_manager=1 cannot be used: a urllib3.PoolManager"),
+        ({"pool_manager": 1}, "pool_manager=1 cannot be used: it must be a urllib3.PoolManager"),
         ({"key": 17}, "key=<redacted> cannot be used: "),
     ],
 )

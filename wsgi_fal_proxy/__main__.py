@@ -168,15 +168,15 @@ def _with_playground(
     application: WSGIApplication, prefix: str, fake: FakeFal | None, client: str | None
 ) -> WSGIApplication:
     if f"{prefix}/".startswith(f"{PATH}/"):
-        accepted = f"any other path, since the playground is at {PATH}"
-        raise SettingsError("FAL_PROXY_PREFIX", prefix, accepted)
+        why = f"it must be any other path, since the playground is at {PATH}"
+        raise SettingsError("FAL_PROXY_PREFIX", prefix, why)
     fake_url = None if fake is None else fake.url
     try:
         return Playground(
             application, proxy_url=quote(prefix), fake_url=fake_url, client_directory=client
         )
     except SettingsError as error:
-        raise SettingsError("--playground-client", client, error.accepted) from error
+        raise SettingsError("--playground-client", client, error.why) from error
 
 
 def _imported(name: str | None) -> tuple[Any, bool]:
@@ -195,9 +195,10 @@ def _imported(name: str | None) -> tuple[Any, bool]:
         # Its own message is a page of guesses.
         raise SettingsError("app", name, str(error.exception)) from error
     except ValueError as error:
-        raise SettingsError("app", name, "a module and an application in it, MODULE:APP") from error
+        why = "it must be a module and an application in it, MODULE:APP"
+        raise SettingsError("app", name, why) from error
     if not callable(application):
-        raise SettingsError("app", name, "a WSGI application, which can be called")
+        raise SettingsError("app", name, "it must be a WSGI application, which can be called")
     return application, any(proxy not in before for proxy in _proxies())
 
 

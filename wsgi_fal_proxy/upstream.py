@@ -473,11 +473,13 @@ def _checked(manager: object) -> urllib3.PoolManager | None:
     if manager is None:
         return None
     if not isinstance(manager, urllib3.PoolManager):
-        raise SettingsError(option, manager, "a urllib3.PoolManager, or None for the default")
+        why = "it must be a urllib3.PoolManager, or None for the default"
+        raise SettingsError(option, manager, why)
     proxy_config = manager.connection_pool_kw.get("_proxy_config")
     if proxy_config is not None and proxy_config.use_forwarding_for_https:
         # The proxy would read every request, the key included.
-        raise SettingsError(option, manager, "a ProxyManager without use_forwarding_for_https")
+        why = "it must be a ProxyManager without use_forwarding_for_https"
+        raise SettingsError(option, manager, why)
     return manager
 
 
