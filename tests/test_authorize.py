@@ -153,7 +153,7 @@ STATUS: Final = "Refuse, of which the status must be 401 or 403, and is"
     ("decision", "what"),
     [
         (Allow(7_654_321), f"{IDENTITY} of the type int: use str(...)"),  # type: ignore[arg-type]
-        (Allow(b"someone"), f"{IDENTITY} of the type bytes: use str(...)"),  # type: ignore[arg-type]
+        (Allow(b"someone"), f"{IDENTITY} of the type bytes: use .decode()"),  # type: ignore[arg-type]
         (Allow(""), f"{IDENTITY} empty"),
         (Refuse(500), f"{STATUS} 500"),  # type: ignore[arg-type]
         (Refuse(True), f"{STATUS} of the type bool"),  # type: ignore[arg-type]

@@ -276,6 +276,17 @@ def test_a_key_under_the_prefix_of_options_is_told_where_it_belongs(
     )
 
 
+def test_a_long_text_that_was_set_where_it_does_not_belong_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "Key 0123456789abcdef"
+    monkeypatch.setenv("FAL_PROXY_OBSERVER", text)
+    with pytest.raises(SettingsError, match=r"FAL_PROXY_OBSERVER='\.\.\.' cannot be used"):
+        options_from_environment()
+    with pytest.raises(SettingsError, match=r"observer='\.\.\.' cannot be used"):
+        options_from_ini({"observer": text})
+
+
 @pytest.mark.parametrize("option", ["total_timeout", "max_concurrent", "report_only", "costs"])
 def test_an_option_that_is_not_for_ini_files_is_said_to_be_one(option: str) -> None:
     with pytest.raises(SettingsError) as caught:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import traceback
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -211,11 +214,46 @@ def test_callable_that_raises_means_that_the_key_is_missing() -> None:
 
 
 def test_where_a_callable_raised_is_for_the_log_alone() -> None:
+    def source(environ: object) -> str:
+        return json.dumps(environ, default=failing_source)
+
     with pytest.raises(KeyMissing) as caught:
-        Credentials(lambda environ: failing_source(environ)).authorization({})  # noqa: PLW0108
-    line = failing_source.__code__.co_firstlineno + 1
-    assert caught.value.for_the_log == f" ({__file__}, line {line}, in failing_source)"
+        Credentials(source).authorization({"": object()})
+    # The owner's own code, and what it called in the end; not what is between.
+    line, last = (code.co_firstlineno + 1 for code in (source.__code__, failing_source.__code__))
+    assert caught.value.for_the_log == (
+        f" ({__file__}, line {line}, in source, from where {__file__}, line {last}, in"
+        " failing_source)"
+    )
     assert caught.value.detail == "The callable that gives the fal key raised LookupError."
+
+
+def test_an_error_that_says_nothing_of_where_it_was_raised_does_no_harm() -> None:
+    class Untraceable(Exception):
+        __traceback__ = None
+
+    def source(_: object) -> str:
+        raise Untraceable("private")
+
+    with pytest.raises(KeyMissing) as caught:
+        Credentials(source).authorization({})
+    assert caught.value.__context__ is None
+
+
+def test_what_a_callable_was_given_is_freed_when_it_raised() -> None:
+    class Environ(dict[str, object]):
+        """Can be referred to weakly."""
+
+    environ = Environ()
+    given = weakref.ref(environ)
+    gc.disable()
+    try:
+        with contextlib.suppress(KeyMissing):
+            Credentials(failing_source).authorization(environ)
+        del environ
+        assert given() is None
+    finally:
+        gc.enable()
 
 
 def test_a_callable_that_cannot_be_called_with_an_environ_is_told_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -14,6 +15,7 @@ from django.core.wsgi import get_wsgi_application
 from django.db import transaction
 from django.urls import path
 
+import wsgi_fal_proxy.__main__ as command
 from tests.raw_server import RawServer, answering
 from wsgi_fal_proxy import SettingsError
 from wsgi_fal_proxy.django import fal_view, signed_in
@@ -147,3 +149,25 @@ def test_asgi_is_refused_with_what_to_do_instead() -> None:
 
     with pytest.raises(ImproperlyConfigured, match=r"served by WSGI .* gunicorn wsgi_fal_proxy"):
         fal_view()(ASGIRequest(scope, None))
+
+
+def test_the_command_sees_a_view_that_django_has_not_made_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late_urls.py").write_text(
+        "from django.urls import path\n"
+        "from wsgi_fal_proxy.django import fal_view\n"
+        "urlpatterns = [path('fal', fal_view())]\n"
+    )
+    (tmp_path / "late_wsgi.py").write_text(
+        "from django.core.wsgi import get_wsgi_application\napplication = get_wsgi_application()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(settings, "ROOT_URLCONF", "late_urls")
+    django.urls.clear_url_caches()
+
+    _, has_its_own = command._imported("late_wsgi:application")
+
+    assert has_its_own
+    django.urls.clear_url_caches()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -214,6 +215,28 @@ def test_an_application_with_a_proxy_of_its_own_keeps_it(
     assert "curl" not in said
 
 
+def test_a_proxy_is_the_applications_own_wherever_it_keeps_it(
+    visits: Visits, with_its_own: str
+) -> None:
+    # Out of the garbage collector's sight, as before a fork.
+    with Path("site_to_wrap.py").open("a") as file:
+        file.write("import gc\ngc.freeze()\n")
+    try:
+        command.main([with_its_own, "--port", "0"])
+    finally:
+        gc.unfreeze()
+    assert visits.answers[0].status_int == 401
+
+
+def test_a_proxy_that_was_dropped_is_not_the_applications_own(
+    visits: Visits, with_its_own: str
+) -> None:
+    with Path("site_to_wrap.py").open("a") as file:
+        file.write("application.proxy.cycle = application.proxy\napplication = beside\n")
+    command.main([with_its_own, "--port", "0"])
+    assert visits.answers[0].json["partial"] is False
+
+
 def test_the_fake_fal_is_not_for_an_application_with_a_proxy_of_its_own(
     visits: Visits, with_its_own: str
 ) -> None:
@@ -311,7 +334,8 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             {},
             [":application"],
-            "app=':application' cannot be used: it must be a module and an application in it, MODULE:APP",
+            "app=':application' cannot be used: it must be a module and an application in it,"
+            " MODULE:APP",
             id="empty-module",
         ),
         pytest.param(
@@ -323,7 +347,8 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             {},
             ["site_to_wrap:__name__"],
-            "app='site_to_wrap:__name__' cannot be used: it must be a WSGI application, which can be called",
+            "app='site_to_wrap:__name__' cannot be used: it must be a WSGI application, which can"
+            " be called",
             id="no-application",
         ),
     ],

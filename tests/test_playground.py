@@ -194,7 +194,10 @@ def test_a_directory_that_does_not_do_stops_the_command(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         command.main(["--playground-client", str(tmp_path), "--port", "0"])
 
-    begin = f"wsgi-fal-proxy: --playground-client='{tmp_path}' cannot be used: it must be a directory in which"
+    begin = (
+        f"wsgi-fal-proxy: --playground-client='{tmp_path}' cannot be used: it must be a directory"
+        " in which"
+    )
     assert str(caught.value.code).startswith(begin)
 
 

@@ -231,6 +231,19 @@ def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
     )
 
 
+@pytest.mark.parametrize("value", ["http://me:secret@proxy:80", ["x", "redis://:secret@host/0"]])
+def test_who_logs_in_by_a_uri_is_not_shown(value: object) -> None:
+    for name in ("pool_manager", "limits", "cors_origins", "store"):
+        with pytest.raises(SettingsError, match=f"{name}=<redacted> ") as caught:
+            raise SettingsError(name, value, "")
+        assert "secret" not in str(caught.value)
+
+
+def test_a_number_that_python_does_not_write_down_is_refused_by_its_name() -> None:
+    with pytest.raises(SettingsError, match=r"max_concurrent=\.\.\. cannot be used: it must be"):
+        Settings.build({"max_concurrent": -(10**5000)})
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

@@ -377,7 +377,7 @@ def test_a_pool_gives_the_connection_that_came_back_last_and_closes_what_is_too_
         pool = _Pool("fal.run", maxsize=2)
         first, second, third = (cast("_Connection", pool._new_conn()) for _ in range(3))
         third.sock = sock
-        for connection in (first, second, third):
+        for connection in (first, second, None, third):
             pool._put_conn(connection)
         assert sock.fileno() == -1
         assert [pool._get_conn(), pool._get_conn()] == [second, first]

@@ -22,10 +22,10 @@ from wsgi_fal_proxy.credentials import Credentials
 from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed
 from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
 from wsgi_fal_proxy.playground import PATH, Playground
-from wsgi_fal_proxy.relay import FalProxy
 from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.site import Site
 from wsgi_fal_proxy.testing import FakeFal
+from wsgi_fal_proxy.upstream import in_this_process
 from wsgi_fal_proxy.version import __version__
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ With MODULE:APP it wraps that WSGI application, which then answers all paths but
 
     wsgi-fal-proxy myproject.wsgi:application
 
-An application with a fal proxy of its own is not wrapped: it is served as it is, and calls fal.
+An application that makes a fal proxy of its own, as it is imported or in Django's URLs, is not
+wrapped: it is served as it is, and calls fal.
 
 With --playground a page at /playground/ tries fal's own client through the proxy: the queue,
 streams, uploads, cancels, errors. Its client comes from a CDN, or from --playground-client.
@@ -69,7 +70,7 @@ _NOT_FAKED: Final = (
     " and the pool_manager of a FakeFal (see the README, 'Test your app')"
 )
 _ITS_OWN: Final = """\
-The application has a fal proxy of its own, and is served as it is; FAL_PROXY_* do not count.
+The application has a fal proxy of its own, and is served as it is: FAL_PROXY_* set nothing of it.
 
   {url}/
 
@@ -188,7 +189,7 @@ def _imported(name: str | None) -> tuple[Any, bool]:
         return None, False
     # As `python -m` does it, and gunicorn: what is in this directory can be imported.
     sys.path.insert(0, os.path.abspath(os.curdir))
-    before = _proxies()
+    before = set(in_this_process)
     try:
         application = import_string(name)
     except ImportStringError as error:
@@ -199,11 +200,21 @@ def _imported(name: str | None) -> tuple[Any, bool]:
         raise SettingsError("app", name, why) from error
     if not callable(application):
         raise SettingsError("app", name, "it must be a WSGI application, which can be called")
-    return application, any(proxy not in before for proxy in _proxies())
+    _load_views(application)
+    # One that was dropped already is not the application's.
+    gc.collect()
+    return application, not before.issuperset(in_this_process)
 
 
-def _proxies() -> list[FalProxy]:
-    return [found for found in gc.get_objects() if issubclass(type(found), FalProxy)]
+def _load_views(application: object) -> None:
+    """Have Django make its views now: it does so upon the first request."""
+    if "django.core.handlers.wsgi" not in sys.modules:
+        return
+    from django.core.handlers.wsgi import WSGIHandler  # noqa: PLC0415 - only where it is used
+    from django.urls import get_resolver  # noqa: PLC0415
+
+    if isinstance(application, WSGIHandler):
+        _ = get_resolver().url_patterns
 
 
 def _port(text: str) -> int:

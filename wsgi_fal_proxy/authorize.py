@@ -110,8 +110,8 @@ def _text_or_none(message: object) -> str | None:
         return message
     _logger.error(
         "The option authorize answered with Refuse, of which the message must be text or None, and"
-        " is %s: use str(...); the request is refused with a sentence of the proxy's.",
-        _type_of(message),
+        " is %s; the request is refused with a sentence of the proxy's.",
+        _not_text(message),
     )
     return None
 
@@ -122,7 +122,7 @@ def _what_is_wrong(decision: object) -> str:
         case Allow(identity):
             # All other text can be used.
             is_text = isinstance(identity, str)
-            wrong = "empty" if is_text else f"{_type_of(identity)}: use str(...)"
+            wrong = "empty" if is_text else _not_text(identity)
             needed = "the identity must be text that is not empty, or None"
             return f"Allow, of which {needed}, and is {wrong}"
         case Refuse(str()):
@@ -133,6 +133,11 @@ def _what_is_wrong(decision: object) -> str:
             wrong = f"{status:d}" if is_number and status in _STATUSES else _type_of(status)
             return f"Refuse, of which {_STATUS_NEEDED}, and is {wrong}"
     return f"{type(decision).__name__}, which is neither Allow nor Refuse"
+
+
+def _not_text(value: object) -> str:
+    use = ".decode()" if isinstance(value, bytes) else "str(...)"
+    return f"{_type_of(value)}: use {use}"
 
 
 def _type_of(value: object) -> str:

@@ -9,7 +9,7 @@ from wsgi_fal_proxy.credentials import KeyFile
 from wsgi_fal_proxy.environment import KEY_VARIABLES, OPTION_PREFIX, option_variables, variable
 from wsgi_fal_proxy.middleware import path_prefix
 from wsgi_fal_proxy.operations import STRICT_URLS
-from wsgi_fal_proxy.settings import Settings, SettingsError, refuse_unknown
+from wsgi_fal_proxy.settings import Settings, SettingsError, refuse_unknown, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ def options_from_ini(given: Mapping[str, str]) -> dict[str, Any]:
     for name in given:
         if name not in _PARSERS and name in Settings.names():
             why = f"{name} is an option that cannot be set as text; set it in Python"
-            raise SettingsError(name, given[name], why)
+            raise SettingsError(name, shortened(given[name]), why)
     refuse_unknown(given, _PARSERS)
     options = {name: _option(name, name, text) for name, text in given.items()}
     if "key_file" in options:
@@ -61,13 +61,13 @@ def _refuse_elsewhere(given: Mapping[str, str], known: Mapping[str, str]) -> Non
         key_variable = f"FAL_{name.removeprefix(OPTION_PREFIX)}"
         if key_variable in KEY_VARIABLES:
             why = f"there is no such option; did you mean {key_variable}?"
-            raise SettingsError(name, given[name], why)
+            raise SettingsError(name, shortened(given[name]), why)
         if name in options:
             why = (
                 f"{options[name]} is an option that cannot be set in the environment; write a"
                 " module of your own with FalProxyMiddleware (see the README, 'Stand-alone')"
             )
-            raise SettingsError(name, given[name], why)
+            raise SettingsError(name, shortened(given[name]), why)
 
 
 def has_key() -> bool:

@@ -98,21 +98,22 @@ class Credentials:
             # It may be the key all the same, and this frame is in the error's traceback.
             del raw
             raise KeyMalformed("The callable that gives the fal key gave something else than text.")
-        missing = KeyMissing(detail)
-        missing.for_the_log = f" ({where})"
-        raise missing
+        raise KeyMissing(detail, for_the_log=f" ({where})")
 
 
 def _where_raised(error: Exception) -> str:
     """Tell which code raised an error that this module has caught, and nothing that is in it.
 
-    Neither the line's text, which may hold a key, nor the values that it had.
+    Neither the line's text, which may hold a key, nor the values that it had. First the owner's
+    own code, then what it called in the end.
     """
-    _, *of_the_owner = traceback.walk_tb(error.__traceback__)
-    if not of_the_owner:
+    places = [
+        f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    if len(places) < 2:  # noqa: PLR2004 - the first is this module's
         return "as it was called, with the WSGI environ"
-    frame, line = of_the_owner[-1]
-    return f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
+    return ", from where ".join(dict.fromkeys((places[1], places[-1])))
 
 
 def _checked(raw: Secret) -> Secret:

@@ -28,12 +28,12 @@ class FalProxyError(Exception):
     status: ClassVar[str]
     reason: ClassVar[str]
     headers: tuple[tuple[str, str], ...] = ()
-    for_the_log: str = ""
     may_be_billed: ClassVar[bool] = False
     default_detail: ClassVar[str]
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, *, for_the_log: str = "") -> None:
         self.detail: str = self.default_detail if detail is None else detail
+        self.for_the_log: str = for_the_log
         super().__init__(self.detail)
 
 

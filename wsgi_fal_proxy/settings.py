@@ -56,7 +56,9 @@ _SECRET_WORDS: Final = ("key", "secret", "token", "password", "credential")
 # One by such a name may hold the key, or a password, in its text.
 _WORDS_WITH_SECRETS: Final = ("auth", "storage")
 # What kind of store a URI is for; a password comes after it.
-_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,15}://", re.ASCII)
+# These are compiled when they are first needed: it takes as long as to import a small module.
+_SCHEME: Final = r"(?a)[a-z][a-z0-9+.-]{0,15}://"
+_USER_IN_URI: Final = "://[^/]*@"
 
 
 class SettingsError(ValueError):
@@ -65,8 +67,9 @@ class SettingsError(ValueError):
     Attributes:
         name: The option.
         value: What it was set to, as text; redacted where it may hold the key, or a password.
-        why: Why it cannot be used, as a clause; "it must be ..." where that is what is wrong.
-        accepted: The same without "it must be": what would have been accepted, as a phrase.
+        why: Why it cannot be used, as a clause.
+        accepted: The same without "it must be", where it begins with that: then it is a phrase of
+            what would have been accepted.
     """
 
     def __init__(self, name: str, value: object, why: str) -> None:
@@ -82,11 +85,17 @@ def _shown(name: str, value: object) -> str:
         return repr(value)
     if any(word in name for word in _SECRET_WORDS):
         return "<redacted>"
-    if isinstance(value, int | float) or not any(word in name for word in _WORDS_WITH_SECRETS):
-        return repr(value)
-    if isinstance(value, str) and "storage" in name and (scheme := _SCHEME.match(value)):
+    if isinstance(value, str) and "storage" in name and (scheme := re.match(_SCHEME, value)):
         return repr(f"{scheme[0]}...")
-    return "<redacted>"
+    try:
+        text = repr(value)
+    except ValueError:
+        # A number of thousands of digits, which Python does not write down.
+        return "..."
+    may_hold_one = any(word in name for word in _WORDS_WITH_SECRETS)
+    if re.search(_USER_IN_URI, text) or (may_hold_one and not isinstance(value, int | float)):
+        return "<redacted>"
+    return text
 
 
 # Nobody compares them, and what is in them need not be shown.
@@ -172,10 +181,16 @@ def refuse_unknown(
 
             alike = difflib.get_close_matches(name.removeprefix(prefix), bare, n=1, cutoff=0.7)
             near = [prefix + option for option in alike]
-            # A long text under a name that is not known may be the key.
-            shown = "..." if isinstance(value, str) and len(value) > _SHOWN_LENGTH else value
             hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(sorted(known))}"
-            raise SettingsError(name, shown, f"there is no such option; {hint}")
+            raise SettingsError(name, shortened(value), f"there is no such option; {hint}")
+
+
+def shortened(value: object) -> object:
+    """Give what may be shown of a value that was set where it does not belong: it may be the key.
+
+    That is a long text.
+    """
+    return "..." if isinstance(value, str) and len(value) > _SHOWN_LENGTH else value
 
 
 def _is_key_text(key: object) -> bool:

@@ -208,7 +208,7 @@ class Upstream:
         self._manager = _checked(settings.pool_manager) or _default_pool_manager()
         # By host: to find one by its manager takes as long as all that is done with it.
         self._pools: dict[str, HTTPConnectionPool] = {}
-        _in_this_process.add(self)
+        in_this_process.add(self)
 
     def send(
         self, call: Call, method: str, target: Target, headers: HeaderList, body: RequestBody
@@ -607,12 +607,13 @@ class _Pool(HTTPSConnectionPool):
     def _put_conn(self, conn: BaseHTTPConnection | None) -> None:
         """Keep a connection, unless there are too many; see `HTTPConnectionPool`."""
         kept = self.pool
-        # Typed wider than what is given back.
-        connection: Any = conn
+        # None is a place for one, of which there are as many without it.
+        if conn is None:
+            return
         if kept is None or len(kept) >= kept.maxsize:
-            connection.close()
+            conn.close()
         else:
-            kept.append(connection)
+            kept.append(conn)
 
 
 def _is_repeatable(method: str, target: Target, body: RequestBody) -> bool:
@@ -686,12 +687,12 @@ def _set_timeout(sock: socket.socket, seconds: float | None) -> None:
 
 
 _left_behind: Final[list[object]] = []
-# Those to tell of a fork.
-_in_this_process: Final[weakref.WeakSet[Upstream]] = weakref.WeakSet()
+in_this_process: Final[weakref.WeakSet[Upstream]] = weakref.WeakSet()
+"""All that there are: those to tell of a fork."""
 
 
 def _after_fork() -> None:  # pragma: no cover - in the child, whose acts a test sees
-    for upstream in list(_in_this_process):
+    for upstream in list(in_this_process):
         upstream.forget_connections()
 
 
