@@ -232,7 +232,7 @@ def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", ["http://me:secret@proxy:80", ["x", "redis://:secret@host/0"]])
-def test_who_logs_in_by_a_uri_is_not_shown(value: object) -> None:
+def test_a_password_in_a_uri_is_not_shown(value: object) -> None:
     for name in ("pool_manager", "limits", "cors_origins", "store"):
         with pytest.raises(SettingsError, match=f"{name}=<redacted> ") as caught:
             raise SettingsError(name, value, "")

@@ -58,7 +58,7 @@ _WORDS_WITH_SECRETS: Final = ("auth", "storage")
 # What kind of store a URI is for; a password comes after it.
 # These are compiled when they are first needed: it takes as long as to import a small module.
 _SCHEME: Final = r"(?a)[a-z][a-z0-9+.-]{0,15}://"
-_USER_IN_URI: Final = "://[^/]*@"
+_LOGIN_IN_URI: Final = "://[^/]*:[^/]*@"
 
 
 class SettingsError(ValueError):
@@ -93,7 +93,7 @@ def _shown(name: str, value: object) -> str:
         # A number of thousands of digits, which Python does not write down.
         return "..."
     may_hold_one = any(word in name for word in _WORDS_WITH_SECRETS)
-    if re.search(_USER_IN_URI, text) or (may_hold_one and not isinstance(value, int | float)):
+    if re.search(_LOGIN_IN_URI, text) or (may_hold_one and not isinstance(value, int | float)):
         return "<redacted>"
     return text
 
