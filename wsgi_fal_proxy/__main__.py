@@ -208,12 +208,10 @@ def _imported(name: str | None) -> tuple[Any, bool]:
 
 def _load_views(application: object) -> None:
     """Have Django make its views now: it does so upon the first request."""
-    if "django.core.handlers.wsgi" not in sys.modules:
-        return
-    from django.core.handlers.wsgi import WSGIHandler  # noqa: PLC0415 - only where it is used
-    from django.urls import get_resolver  # noqa: PLC0415
+    handlers = sys.modules.get("django.core.handlers.wsgi")
+    if handlers is not None and isinstance(application, handlers.WSGIHandler):
+        from django.urls import get_resolver  # noqa: PLC0415 - only where it is used
 
-    if isinstance(application, WSGIHandler):
         _ = get_resolver().url_patterns
 
 
