@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.harness import Answer
 from wsgi_fal_proxy import FalProxyMiddleware
-from wsgi_fal_proxy.body import PIECE_BYTES
+from wsgi_fal_proxy._http.request_body import PIECE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

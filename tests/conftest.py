@@ -15,7 +15,7 @@ from tests.network import NetworkGuard
 from tests.redis_server import RedisServer
 from tests.serving import JS
 from wsgi_fal_proxy import FalProxy
-from wsgi_fal_proxy.gate import _warn_that_anyone_may_call
+from wsgi_fal_proxy._policy.policy import _warn_that_anyone_may_call
 from wsgi_fal_proxy.testing import FakeFal
 
 if TYPE_CHECKING:

@@ -11,8 +11,11 @@ import webtest
 
 from tests.test_relay import answer_to
 from wsgi_fal_proxy import STRICT_URLS, Allow, FalProxy, FalRequest, Refuse, SettingsError
-from wsgi_fal_proxy.allowlist import Allowlist
-from wsgi_fal_proxy.body import PIECE_BYTES, RequestBody
+from wsgi_fal_proxy._fal.target import Target
+from wsgi_fal_proxy._http.request_body import PIECE_BYTES, RequestBody
+from wsgi_fal_proxy._policy.allowlist import Allowlist
+from wsgi_fal_proxy._policy.policy import Gate
+from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy.errors import (
     BodyAmbiguous,
     BodyIncomplete,
@@ -21,9 +24,6 @@ from wsgi_fal_proxy.errors import (
     TargetAmbiguous,
     TargetNotAllowed,
 )
-from wsgi_fal_proxy.gate import Gate
-from wsgi_fal_proxy.settings import Settings
-from wsgi_fal_proxy.target import Target
 
 if TYPE_CHECKING:
     from wsgi_fal_proxy.testing import FakeFal

@@ -18,13 +18,13 @@ from tests.raw_server import WAIT_SECONDS, Connection
 from tests.serving import ROOT, dialling, serve_command, serve_gunicorn
 from tests.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, allow_anyone
-from wsgi_fal_proxy.authorize import identity_of
-from wsgi_fal_proxy.body import RequestBody
+from wsgi_fal_proxy._fal.operations import Kind, operation
+from wsgi_fal_proxy._fal.target import Target
+from wsgi_fal_proxy._http.request_body import RequestBody
+from wsgi_fal_proxy._policy.authorize import identity_of
+from wsgi_fal_proxy._policy.policy import Gate
+from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy.errors import AuthorizeFailed, Forbidden, Unauthenticated
-from wsgi_fal_proxy.gate import Gate
-from wsgi_fal_proxy.operations import Kind, operation
-from wsgi_fal_proxy.settings import Settings
-from wsgi_fal_proxy.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from wsgi_fal_proxy.body import PIECE_BYTES, RequestBody
+from wsgi_fal_proxy._http.request_body import PIECE_BYTES, RequestBody
 from wsgi_fal_proxy.errors import (
     BodyIncomplete,
     BodyTooLarge,

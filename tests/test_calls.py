@@ -18,9 +18,9 @@ from tests.test_relay import RUN, answer_to
 from tests.test_upstream import CHUNKED, OK, get, post, proxy_to, stalling, tunnelling
 from tests.test_upstream import closing as hanging_up
 from wsgi_fal_proxy import FalProxy
+from wsgi_fal_proxy._core.exchange import Relaying
+from wsgi_fal_proxy._upstream.client import Call, _Connection, _Pool
 from wsgi_fal_proxy.errors import Truncated
-from wsgi_fal_proxy.relaying import Relaying
-from wsgi_fal_proxy.upstream import Call, _Connection, _Pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

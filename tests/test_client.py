@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.raw_server import tcp_pair
-from wsgi_fal_proxy import client
+from wsgi_fal_proxy._downstream import connection as client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

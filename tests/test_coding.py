@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from wsgi_fal_proxy.body import PIECE_BYTES
-from wsgi_fal_proxy.coding import content_coding, decoded
+from wsgi_fal_proxy._http.content_coding import content_coding, decoded
+from wsgi_fal_proxy._http.fields import Fields
+from wsgi_fal_proxy._http.request_body import PIECE_BYTES
 from wsgi_fal_proxy.errors import Truncated, UpstreamCodingUnsupported
-from wsgi_fal_proxy.headers import Fields
 
 CONTENT = b"data: {}\n\n" * 100
 BOMB_BYTES = 20 * PIECE_BYTES + 1

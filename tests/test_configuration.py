@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsgi_fal_proxy import STRICT_URLS, FalProxy, FalProxyMiddleware, KeyFile, SettingsError
-from wsgi_fal_proxy.configuration import (
+from wsgi_fal_proxy._settings.options import Settings
+from wsgi_fal_proxy._settings.text import (
     _IN_THE_ENVIRONMENT,
     _PARSERS,
     has_key,
     options_from_environment,
     options_from_ini,
 )
-from wsgi_fal_proxy.settings import Settings
 
 _SECONDS: Final = "it must be a number of seconds above 0, or none for no limit"
 _UP_TO: Final = "it must be a number of seconds above 0, up to 1000000, or none for no limit"

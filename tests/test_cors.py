@@ -16,7 +16,7 @@ from webtest.http import StopableWSGIServer
 from tests.serving import JS
 from tests.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, SettingsError
-from wsgi_fal_proxy.configuration import options_from_environment, options_from_ini
+from wsgi_fal_proxy._settings.text import options_from_environment, options_from_ini
 from wsgi_fal_proxy.testing import FakeFal
 
 if TYPE_CHECKING:

@@ -14,8 +14,15 @@ import pytest
 import redis as redis_client
 
 from tests.raw_server import WAIT_SECONDS, Connection, RawServer
-from wsgi_fal_proxy.counting import Counted, MemoryStore, RedisStore, Store, StoreFailed, store
-from wsgi_fal_proxy.rates import limit
+from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.store import (
+    Counted,
+    MemoryStore,
+    RedisStore,
+    Store,
+    StoreFailed,
+    store,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

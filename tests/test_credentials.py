@@ -12,7 +12,7 @@ import pytest
 
 from tests.test_relay import answer_to
 from wsgi_fal_proxy import FalProxy
-from wsgi_fal_proxy.credentials import Credentials, KeyFile, KeySource, Secret
+from wsgi_fal_proxy._fal.key import Credentials, KeyFile, KeySource, Secret
 from wsgi_fal_proxy.errors import FalProxyError, KeyMalformed, KeyMissing
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from werkzeug.test import Client
 from tests.serving import ROOT, dialling, free_port, running, serve_gunicorn, wait_for_port
 from tests.test_examples import CALL, call
 from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile
-from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT, options_from_environment
-from wsgi_fal_proxy.environment import KEY_VARIABLES, OPTION_PREFIX
+from wsgi_fal_proxy._process.environment import KEY_VARIABLES, OPTION_PREFIX
+from wsgi_fal_proxy._settings.text import _IN_THE_ENVIRONMENT, options_from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

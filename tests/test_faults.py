@@ -31,10 +31,10 @@ import trustme
 
 from tests.raw_server import WAIT_SECONDS, Connection, RawServer
 from wsgi_fal_proxy import FalProxy
-from wsgi_fal_proxy.body import PIECE_BYTES
+from wsgi_fal_proxy._core.exchange import Relaying
+from wsgi_fal_proxy._http.request_body import PIECE_BYTES
+from wsgi_fal_proxy._upstream.client import _Connection, _Pool
 from wsgi_fal_proxy.errors import FalProxyError, Truncated
-from wsgi_fal_proxy.relaying import Relaying
-from wsgi_fal_proxy.upstream import _Connection, _Pool
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsgi_fal_proxy.globs import (
+from wsgi_fal_proxy._fal.patterns import (
     PLAIN_PATH,
     Globs,
     PatternInvalid,

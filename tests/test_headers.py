@@ -4,16 +4,14 @@ from typing import Any
 
 import pytest
 
-from wsgi_fal_proxy.errors import HeaderInvalid
-from wsgi_fal_proxy.headers import (
+from wsgi_fal_proxy._fal.headers import (
     CLIENT_PROXY,
-    Fields,
-    environ_key,
-    nominated,
     request_headers,
     response_headers,
 )
-from wsgi_fal_proxy.version import __version__
+from wsgi_fal_proxy._http.fields import Fields, environ_key, nominated
+from wsgi_fal_proxy._version import __version__
+from wsgi_fal_proxy.errors import HeaderInvalid
 
 OURS = [
     ("Host", "queue.fal.run"),

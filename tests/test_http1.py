@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wsgi_fal_proxy.http1 import (
+from wsgi_fal_proxy._http.h1 import (
     LAST_CHUNK,
     MAX_CHUNK_LINE_BYTES,
     MAX_FIELDS,

@@ -19,11 +19,11 @@ from tests.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.serving import ROOT
 from tests.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, Refuse, SettingsError
-from wsgi_fal_proxy.counting import StoreFailed
+from wsgi_fal_proxy._fal.operations import is_unbilled
+from wsgi_fal_proxy._policy.limits.limiter import _duration, _exceeded, _Outage, _Prices, caller
+from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.store import StoreFailed
 from wsgi_fal_proxy.errors import LimitExceeded
-from wsgi_fal_proxy.limiting import _duration, _exceeded, _Outage, _Prices, caller
-from wsgi_fal_proxy.operations import is_unbilled
-from wsgi_fal_proxy.rates import limit
 
 if TYPE_CHECKING:
     from pathlib import Path

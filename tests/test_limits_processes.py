@@ -15,9 +15,9 @@ import urllib3
 
 from tests.raw_server import WAIT_SECONDS
 from tests.serving import Served, dialling, serve_gunicorn
-from wsgi_fal_proxy.counting import RedisStore
-from wsgi_fal_proxy.limiting import caller
-from wsgi_fal_proxy.rates import limit
+from wsgi_fal_proxy._policy.limits.limiter import caller
+from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.store import RedisStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

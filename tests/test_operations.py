@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wsgi_fal_proxy.operations import Kind, Operation, operation
-from wsgi_fal_proxy.target import Target
+from wsgi_fal_proxy._fal.operations import Kind, Operation, operation
+from wsgi_fal_proxy._fal.target import Target
 
 QUEUE = "https://queue.fal.run"
 REST = "https://rest.fal.ai"

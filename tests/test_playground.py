@@ -25,8 +25,8 @@ from tests.raw_server import WAIT_SECONDS
 from tests.serving import JS, running
 from tests.test_main import Visits, read_until
 from wsgi_fal_proxy import FalProxyMiddleware
+from wsgi_fal_proxy.errors import SettingsError
 from wsgi_fal_proxy.playground import Playground
-from wsgi_fal_proxy.settings import SettingsError
 from wsgi_fal_proxy.testing import FakeFal
 from wsgi_fal_proxy.testing.picture import png
 

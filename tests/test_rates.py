@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsgi_fal_proxy.rates import Limit, limit
+from wsgi_fal_proxy._policy.limits.notation import Limit, limit
 
 
 @pytest.mark.parametrize(

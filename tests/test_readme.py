@@ -10,12 +10,13 @@ from werkzeug.test import Client
 
 from tests.servers import SERVERS
 from tests.serving import ROOT
-from wsgi_fal_proxy import FalProxyMiddleware, environment
+from wsgi_fal_proxy import FalProxyMiddleware
 from wsgi_fal_proxy.__main__ import _parser, _welcome, _whose
-from wsgi_fal_proxy.configuration import _IN_THE_ENVIRONMENT
+from wsgi_fal_proxy._fal.patterns import endpoint_globs, url_globs
+from wsgi_fal_proxy._process import environment
+from wsgi_fal_proxy._settings.options import Settings
+from wsgi_fal_proxy._settings.text import _IN_THE_ENVIRONMENT
 from wsgi_fal_proxy.errors import FalProxyError, Truncated
-from wsgi_fal_proxy.globs import endpoint_globs, url_globs
-from wsgi_fal_proxy.settings import Settings
 
 if TYPE_CHECKING:
     import pytest
@@ -43,7 +44,7 @@ def example(word: str) -> str:
 
 def put_in_fals_place(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have proxies that are made without options dial the fake fal, with its key."""
-    monkeypatch.setattr("wsgi_fal_proxy.upstream._default_pool_manager", fal.pool_manager)
+    monkeypatch.setattr("wsgi_fal_proxy._upstream.client._default_pool_manager", fal.pool_manager)
     monkeypatch.setenv("FAL_KEY", fal.key)
 
 

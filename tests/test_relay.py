@@ -13,10 +13,10 @@ import webtest
 
 from tests.raw_server import RawServer
 from wsgi_fal_proxy import FalProxy, KeyFile, SettingsError, __version__
-from wsgi_fal_proxy.body import RequestBody
-from wsgi_fal_proxy.credentials import Credentials, Secret
+from wsgi_fal_proxy._core.exchange import Relaying
+from wsgi_fal_proxy._fal.key import Credentials, Secret
+from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy.errors import FalProxyError
-from wsgi_fal_proxy.relaying import Relaying
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import urllib3
 
-from wsgi_fal_proxy import allow_anyone, settings
-from wsgi_fal_proxy.credentials import KeyFile
-from wsgi_fal_proxy.settings import Settings, SettingsError
+from wsgi_fal_proxy import allow_anyone
+from wsgi_fal_proxy._fal.key import KeyFile
+from wsgi_fal_proxy._settings import options as settings
+from wsgi_fal_proxy._settings.options import Settings
+from wsgi_fal_proxy.errors import SettingsError
 
 
 def test_defaults_are_those_that_are_documented() -> None:

@@ -10,7 +10,7 @@ import pytest
 import webtest
 
 from wsgi_fal_proxy import FalProxyMiddleware, SettingsError
-from wsgi_fal_proxy.site import Site
+from wsgi_fal_proxy._core.standalone import Site
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment

@@ -16,7 +16,7 @@ from tests.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.serving import ROOT
 from tests.test_relay import answer_to
 from wsgi_fal_proxy import STRICT_URLS, Allow, FalProxy, FalProxyMiddleware, KeyFile, allow_anyone
-from wsgi_fal_proxy.gate import _warn_that_anyone_may_call
+from wsgi_fal_proxy._policy.policy import _warn_that_anyone_may_call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

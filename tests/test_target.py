@@ -8,9 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from urllib3.util import parse_url
 
+from wsgi_fal_proxy._fal.operations import Kind, operation
+from wsgi_fal_proxy._fal.target import MAX_TARGET_LENGTH, Target
 from wsgi_fal_proxy.errors import TargetHostNotAllowed, TargetInvalid, TargetMissing
-from wsgi_fal_proxy.operations import Kind, operation
-from wsgi_fal_proxy.target import MAX_TARGET_LENGTH, Target
 
 LABEL_63 = "a" * 63
 HOST_253 = "a." * 123 + "fal.run"

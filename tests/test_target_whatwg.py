@@ -12,8 +12,8 @@ import pytest
 
 from tests.serving import ROOT
 from tests.targets import near_target
+from wsgi_fal_proxy._fal.target import Target
 from wsgi_fal_proxy.errors import FalProxyError
-from wsgi_fal_proxy.target import Target
 
 EXAMPLES = int(os.environ.get("TARGET_WHATWG_EXAMPLES", "20000"))
 

@@ -23,9 +23,10 @@ from urllib3.connection import HTTPSConnection
 
 from tests.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answering
 from tests.test_relay import RUN, TARGET, answer_to
-from wsgi_fal_proxy import FalProxy, SettingsError, upstream
+from wsgi_fal_proxy import FalProxy, SettingsError
+from wsgi_fal_proxy._upstream import client as upstream
+from wsgi_fal_proxy._upstream.client import _Connection, _Pool, _received, _send_all
 from wsgi_fal_proxy.errors import Truncated
-from wsgi_fal_proxy.upstream import _Connection, _Pool, _received, _send_all
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.raw_server import WAIT_SECONDS
-from wsgi_fal_proxy import watcher as module
-from wsgi_fal_proxy.client import client_connection
-from wsgi_fal_proxy.upstream import Call
-from wsgi_fal_proxy.watcher import Watcher, notice
+from wsgi_fal_proxy._downstream import watcher as module
+from wsgi_fal_proxy._downstream.connection import client_connection
+from wsgi_fal_proxy._downstream.watcher import Watcher, notice
+from wsgi_fal_proxy._process import unpatched
+from wsgi_fal_proxy._upstream.client import Call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,7 +225,7 @@ def test_of_a_closed_connection_that_a_child_has_a_copy_of_the_kernel_tells_once
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No thread: what it would be told is looked at here.
-    monkeypatch.setattr(module, "_start_new_thread", lambda *_: None)
+    monkeypatch.setattr(module, "start_new_thread", lambda *_: None)
     watcher = Watcher()
     ours, theirs = pair
     on_gone = threading.Event().set
@@ -263,7 +264,7 @@ def test_a_watch_ends_where_an_answer_is_collected_in_the_middle_of_another(pair
 def test_where_there_is_no_epoll_nothing_is_noticed(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_epoll", None)
+    monkeypatch.setattr(module, "epoll", None)
     gone = threading.Event()
     watcher = Watcher()
     ours, theirs = pair
@@ -305,8 +306,8 @@ def test_what_gevent_has_replaced_is_taken_from_where_gevent_keeps_it(
 ) -> None:
     kept = SimpleNamespace(get_original=lambda module, name: (module, name))
     monkeypatch.setitem(sys.modules, "gevent.monkey", kept)
-    assert module.original("select", "epoll") == ("select", "epoll")
+    assert unpatched.original("select", "epoll") == ("select", "epoll")
 
 
 def test_what_the_system_does_not_have_is_none() -> None:
-    assert module.original("select", "no_such_thing") is None
+    assert unpatched.original("select", "no_such_thing") is None

@@ -9,15 +9,14 @@ Wrap an application:
 and point fal's client at it: `fal.config({ proxyUrl: "/api/fal/proxy" })`.
 """
 
-from wsgi_fal_proxy.authorize import Allow, FalRequest, Refuse, allow_anyone
-from wsgi_fal_proxy.credentials import KeyFile
-from wsgi_fal_proxy.errors import FalProxyError
-from wsgi_fal_proxy.middleware import FalProxyMiddleware
-from wsgi_fal_proxy.observer import CallRecord
-from wsgi_fal_proxy.operations import STRICT_URLS
-from wsgi_fal_proxy.relay import FalProxy
-from wsgi_fal_proxy.settings import SettingsError
-from wsgi_fal_proxy.version import __version__
+from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
+from wsgi_fal_proxy._core.proxy import FalProxy
+from wsgi_fal_proxy._core.record import CallRecord
+from wsgi_fal_proxy._fal.key import KeyFile
+from wsgi_fal_proxy._fal.operations import STRICT_URLS
+from wsgi_fal_proxy._policy.authorize import Allow, FalRequest, Refuse, allow_anyone
+from wsgi_fal_proxy._version import __version__
+from wsgi_fal_proxy.errors import FalProxyError, SettingsError
 
 __all__ = [
     "STRICT_URLS",

@@ -15,18 +15,18 @@ from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.serving import make_server
 from werkzeug.utils import ImportStringError, import_string
 
-from wsgi_fal_proxy.answers import own_answer
-from wsgi_fal_proxy.authorize import allow_anyone
-from wsgi_fal_proxy.configuration import has_key, options_from_environment
-from wsgi_fal_proxy.credentials import Credentials
-from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed
-from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
+from wsgi_fal_proxy._core.error_response import own_answer
+from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
+from wsgi_fal_proxy._core.standalone import Site
+from wsgi_fal_proxy._fal.key import Credentials
+from wsgi_fal_proxy._policy.authorize import allow_anyone
+from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
+from wsgi_fal_proxy._settings.text import has_key, options_from_environment
+from wsgi_fal_proxy._upstream.client import in_this_process
+from wsgi_fal_proxy._version import __version__
+from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed, SettingsError
 from wsgi_fal_proxy.playground import PATH, Playground
-from wsgi_fal_proxy.settings import SettingsError
-from wsgi_fal_proxy.site import Site
 from wsgi_fal_proxy.testing import FakeFal
-from wsgi_fal_proxy.upstream import in_this_process
-from wsgi_fal_proxy.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

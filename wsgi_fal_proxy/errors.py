@@ -7,6 +7,7 @@ cannot have acted on it). A `GatewayError` means that the trouble lies between u
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Final
 
 
@@ -375,3 +376,50 @@ class Truncated(GatewayError):
     status = "502 Bad Gateway"
     reason = "truncated"
     default_detail = "The target's answer broke off."
+
+
+# An option by such a name, known or not, may have been given the key, or a part of it.
+_SECRET_WORDS: Final = ("key", "secret", "token", "password", "credential")
+# One by such a name may hold the key, or a password, in its text.
+_WORDS_WITH_SECRETS: Final = ("auth", "storage")
+# What kind of store a URI is for; a password comes after it.
+# These are compiled when they are first needed: it takes as long as to import a small module.
+_SCHEME: Final = r"(?a)[a-z][a-z0-9+.-]{0,15}://"
+_LOGIN_IN_URI: Final = "://[^/]*:[^/]*@"
+
+
+class SettingsError(ValueError):
+    """An option is unknown or has a value that cannot be used.
+
+    Attributes:
+        name: The option.
+        value: What it was set to, as text; redacted where it may hold the key, or a password.
+        why: Why it cannot be used, as a clause.
+        accepted: The same without "it must be", where it begins with that: then it is a phrase of
+            what would have been accepted.
+    """
+
+    def __init__(self, name: str, value: object, why: str) -> None:
+        self.name = name
+        self.value: str = _shown(name.casefold(), value)
+        self.why = why
+        self.accepted: str = why.removeprefix("it must be ")
+        super().__init__(f"{name}={self.value} cannot be used: {why}")
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if any(word in name for word in _SECRET_WORDS):
+        return "<redacted>"
+    if isinstance(value, str) and "storage" in name and (scheme := re.match(_SCHEME, value)):
+        return repr(f"{scheme[0]}...")
+    try:
+        text = repr(value)
+    except ValueError:
+        # A number of thousands of digits, which Python does not write down.
+        return "..."
+    may_hold_one = any(word in name for word in _WORDS_WITH_SECRETS)
+    if re.search(_LOGIN_IN_URI, text) or (may_hold_one and not isinstance(value, int | float)):
+        return "<redacted>"
+    return text

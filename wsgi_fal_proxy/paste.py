@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wsgi_fal_proxy.configuration import options_from_ini
-from wsgi_fal_proxy.middleware import FalProxyMiddleware
-from wsgi_fal_proxy.relay import FalProxy
+from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
+from wsgi_fal_proxy._core.proxy import FalProxy
+from wsgi_fal_proxy._settings.text import options_from_ini
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from typing import Final, NoReturn
 
-from wsgi_fal_proxy.configuration import options_from_environment
-from wsgi_fal_proxy.settings import SettingsError
-from wsgi_fal_proxy.site import Site
+from wsgi_fal_proxy._core.standalone import Site
+from wsgi_fal_proxy._settings.text import options_from_environment
+from wsgi_fal_proxy.errors import SettingsError
 
 # What gunicorn calls APP_LOAD_ERROR: it stops at this status, and at most others it would start
 # one worker after another for ever.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from wsgi_fal_proxy import upstream
+from wsgi_fal_proxy._upstream import client as upstream
 from wsgi_fal_proxy.testing import FakeFalPoolManager
 
 

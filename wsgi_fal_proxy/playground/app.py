@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug import Response
 
-from wsgi_fal_proxy.middleware import DEFAULT_PREFIX
-from wsgi_fal_proxy.settings import SettingsError
+from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
+from wsgi_fal_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from wsgi_fal_proxy.target import Target
+    from wsgi_fal_proxy._fal.target import Target
 
 
 STRICT_URLS: Final = (

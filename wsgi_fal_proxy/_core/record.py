@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
+from wsgi_fal_proxy._fal.operations import operation
 from wsgi_fal_proxy.errors import BodyIncomplete, ClientGone, FalProxyError, Truncated
-from wsgi_fal_proxy.operations import operation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from wsgi_fal_proxy.operations import Operation
-    from wsgi_fal_proxy.target import Target
+    from wsgi_fal_proxy._fal.operations import Operation
+    from wsgi_fal_proxy._fal.target import Target
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 

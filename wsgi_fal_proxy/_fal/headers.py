@@ -7,13 +7,14 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
+from wsgi_fal_proxy._http.fields import HOP_BY_HOP, TOKEN, nominated
+from wsgi_fal_proxy._version import __version__
 from wsgi_fal_proxy.errors import HeaderInvalid
-from wsgi_fal_proxy.version import __version__
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
-    HeaderList = list[tuple[str, str]]
+    from wsgi_fal_proxy._http.fields import Fields, HeaderList
 
 TARGET_HEADER: Final = "HTTP_X_FAL_TARGET_URL"
 """The environ key of `x-fal-target-url`, the header in which fal's clients name the target."""
@@ -23,25 +24,6 @@ ERROR_HEADER: Final = "x-fal-proxy-error"
 
 CLIENT_PROXY: Final = f"wsgi-fal-proxy/{__version__}"
 """What `x-fal-client-proxy` tells fal, in the form of fal's own proxies: name/version."""
-
-# RFC 9110 section 7.6.1, with `Proxy-Connection` (RFC 9112 appendix C.2.2) and the two
-# authentication headers that are between us and the next hop (RFC 9110 sections 11.7.1-11.7.3).
-# `Trailers` is how RFC 2616 section 13.5.1 spelt it, and so wsgiref and waitress refuse it.
-HOP_BY_HOP: Final = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "trailers",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
 
 # What the option `forward_headers` cannot add: who the caller is stays between the caller and the
 # app, and the rest is the proxy's own to set.
@@ -70,8 +52,6 @@ NEVER_FORWARDED_PREFIXES: Final = ("x-fal-", "x-forwarded-")
 # `x-fal-proxy-error` tells our answers from fal's, so fal's never carry it.
 _NOT_RETURNED: Final = HOP_BY_HOP | {"content-length", "content-encoding", "status", ERROR_HEADER}
 
-# RFC 9110 section 5.6.2.
-TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9110 section 5.5, as WSGI's latin-1 text: visible ASCII, obs-text, space and tab.
 _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
@@ -93,56 +73,6 @@ _KNOWN_TO_BE_HARMLESS: Final = frozenset(
         "x-fal-store-io",
     }
 )
-
-
-class Fields:
-    """Header fields in their order, repeats kept; looked up by their names in any case.
-
-    Args:
-        items: Names and values as they came.
-
-    Attributes:
-        items: The same.
-        names: The name of each, in lower case.
-        options: What the `Connection` fields hold; see `nominated`.
-    """
-
-    __slots__ = ("items", "names", "options")
-
-    def __init__(self, items: HeaderList) -> None:
-        self.items: HeaderList = items
-        self.names: list[str] = [name.lower() for name, _ in items]
-        self.options: frozenset[str] = nominated(*self.values("connection"))
-
-    def values(self, name: str) -> list[str]:
-        """Give the values of the fields with this name, which is in lower case."""
-        names = self.names
-        # Most are looked for in vain, and none is expected twice: both at the speed of C.
-        if name not in names:
-            return []
-        if names.count(name) == 1:
-            return [self.items[names.index(name)][1]]
-        return [item[1] for item, lower in zip(self.items, names, strict=True) if lower == name]
-
-
-# Nearly always `keep-alive` or `close`.
-@lru_cache(maxsize=64)
-def nominated(*connection_values: str) -> frozenset[str]:
-    """Give what `Connection` fields hold, in lower case: options, and names of hop-by-hop fields.
-
-    RFC 9110 section 7.6.1: an intermediary removes the nominated fields before it forwards.
-    """
-    return frozenset(
-        name
-        for value in connection_values
-        for raw in value.lower().split(",")
-        if (name := raw.strip(" \t"))
-    )
-
-
-def environ_key(name: str) -> str:
-    """Give the environ key of a request header (PEP 3333, "environ Variables")."""
-    return "HTTP_" + name.upper().replace("-", "_")
 
 
 def request_headers(

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy.environment import variable
+from wsgi_fal_proxy._process.environment import variable
 from wsgi_fal_proxy.errors import FalProxyError, KeyMalformed, KeyMissing
 
 if TYPE_CHECKING:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from wsgi_fal_proxy.relay import FalProxy
-from wsgi_fal_proxy.settings import Settings, SettingsError, refuse_unknown
+from wsgi_fal_proxy._core.proxy import FalProxy
+from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX, Settings, path_prefix, refuse_unknown
+from wsgi_fal_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from wsgi_fal_proxy.settings import Options
-
-DEFAULT_PREFIX: Final = "/api/fal/proxy"
-"""Rule 1 of the formula; also where fal's own proxies answer."""
+    from wsgi_fal_proxy._settings.options import Options
 
 
 class FalProxyMiddleware:
@@ -49,35 +47,3 @@ class FalProxyMiddleware:
         if path == self._prefix or path.startswith(self._below):
             return self.proxy(environ, start_response)
         return self._app(environ, start_response)
-
-
-def path_prefix(prefix: object) -> str:
-    """Check a prefix, and give it in the form of `PATH_INFO`.
-
-    Raises:
-        SettingsError: It is not a path that begins with "/" and does not end with one.
-    """
-    usable = (
-        isinstance(prefix, str)
-        and prefix.startswith("/")
-        and not prefix.endswith("/")
-        and all(map(_is_in_paths, prefix))
-    )
-    if not usable:
-        why = (
-            "it must be a path that begins with '/' and does not end with one, such as"
-            " '/api/fal/proxy'"
-        )
-        raise SettingsError("prefix", prefix, why)
-    # PEP 3333, "Unicode Issues": the bytes of the path, each as one character.
-    return str(prefix).encode().decode("latin-1")
-
-
-def _is_in_paths(character: str) -> bool:
-    """Whether it may be in `PATH_INFO`.
-
-    Not what no path holds, nor what a path holds percent-encoded, nor half of a surrogate pair,
-    which has no bytes.
-    """
-    is_half = "\ud800" <= character <= "\udfff"
-    return character >= " " and character not in "\x7f?#%" and not is_half

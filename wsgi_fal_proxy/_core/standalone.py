@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Unpack
 
-from wsgi_fal_proxy.answers import json_answer, own_answer
-from wsgi_fal_proxy.body import RequestBody
-from wsgi_fal_proxy.errors import FalProxyError, NotFound
-from wsgi_fal_proxy.middleware import DEFAULT_PREFIX, FalProxyMiddleware
-from wsgi_fal_proxy.settings import SettingsError
+from wsgi_fal_proxy._core.error_response import json_answer, own_answer
+from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
+from wsgi_fal_proxy._http.request_body import RequestBody
+from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
+from wsgi_fal_proxy.errors import FalProxyError, NotFound, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from wsgi_fal_proxy.settings import Options
+    from wsgi_fal_proxy._settings.options import Options
 
 HEALTH_PATH: Final = "/healthz"
 

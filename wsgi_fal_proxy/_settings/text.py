@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy.credentials import KeyFile
-from wsgi_fal_proxy.environment import KEY_VARIABLES, OPTION_PREFIX, option_variables, variable
-from wsgi_fal_proxy.middleware import path_prefix
-from wsgi_fal_proxy.operations import STRICT_URLS
-from wsgi_fal_proxy.settings import Settings, SettingsError, refuse_unknown, shortened
+from wsgi_fal_proxy._fal.key import KeyFile
+from wsgi_fal_proxy._fal.operations import STRICT_URLS
+from wsgi_fal_proxy._process.environment import (
+    KEY_VARIABLES,
+    OPTION_PREFIX,
+    option_variables,
+    variable,
+)
+from wsgi_fal_proxy._settings.options import Settings, path_prefix, refuse_unknown, shortened
+from wsgi_fal_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

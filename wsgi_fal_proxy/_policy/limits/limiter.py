@@ -10,20 +10,20 @@ from hashlib import sha256
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
-from wsgi_fal_proxy.counting import StoreFailed, store
+from wsgi_fal_proxy._fal.patterns import endpoint_globs
+from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.store import StoreFailed, store
+from wsgi_fal_proxy._process.unpatched import allocate_lock
 from wsgi_fal_proxy.errors import LimitExceeded, LimitsUnavailable
-from wsgi_fal_proxy.globs import endpoint_globs
-from wsgi_fal_proxy.rates import limit
-from wsgi_fal_proxy.watcher import allocate_lock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from wsgiref.types import WSGIEnvironment
 
-    from wsgi_fal_proxy.counting import Counted, Store
-    from wsgi_fal_proxy.operations import Operation
-    from wsgi_fal_proxy.rates import Limit
-    from wsgi_fal_proxy.settings import Settings
+    from wsgi_fal_proxy._fal.operations import Operation
+    from wsgi_fal_proxy._policy.limits.notation import Limit
+    from wsgi_fal_proxy._policy.limits.store import Counted, Store
+    from wsgi_fal_proxy._settings.options import Settings
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 

@@ -2,7 +2,7 @@
 
 The one module that touches urllib3, and the one that does network I/O. urllib3 is relied upon for
 what it does best: it resolves, connects, verifies TLS, tunnels through an egress proxy and pools.
-The exchange on the connection is ours (see `http1`), because urllib3's request methods re-encode
+The exchange on the connection is ours (see `h1`), because urllib3's request methods re-encode
 the query, cannot be bounded by a wall-clock deadline and read responses by `http.client`.
 
 urllib3 has no public way to check a connection out of its pool, so four methods are used that it
@@ -40,14 +40,17 @@ from urllib3.exceptions import TimeoutError as PoolTimeoutError
 from urllib3.util.ssl_match_hostname import CertificateError
 from urllib3.util.ssltransport import SSLTransport
 
-from wsgi_fal_proxy import http1
-from wsgi_fal_proxy.body import PIECE_BYTES
+from wsgi_fal_proxy._fal.operations import operation
+from wsgi_fal_proxy._http import h1
+from wsgi_fal_proxy._http.request_body import PIECE_BYTES
+from wsgi_fal_proxy._process.unpatched import allocate_rlock, original
 from wsgi_fal_proxy.errors import (
     ClientGone,
     ConnectTimeout,
     GatewayError,
     ReadTimeout,
     RelayFull,
+    SettingsError,
     TotalTimeout,
     Truncated,
     UpstreamClosed,
@@ -56,17 +59,14 @@ from wsgi_fal_proxy.errors import (
     UpstreamUnreachable,
     UpstreamUnresolvable,
 )
-from wsgi_fal_proxy.operations import operation
-from wsgi_fal_proxy.settings import SettingsError
-from wsgi_fal_proxy.watcher import allocate_rlock, original
 
 if TYPE_CHECKING:
     from urllib3._base_connection import BaseHTTPConnection
 
-    from wsgi_fal_proxy.body import RequestBody
-    from wsgi_fal_proxy.headers import Fields, HeaderList
-    from wsgi_fal_proxy.settings import Settings
-    from wsgi_fal_proxy.target import Target
+    from wsgi_fal_proxy._fal.target import Target
+    from wsgi_fal_proxy._http.fields import Fields, HeaderList
+    from wsgi_fal_proxy._http.request_body import RequestBody
+    from wsgi_fal_proxy._settings.options import Settings
 
     Connection = urllib3.connection.HTTPConnection | urllib3.connection.HTTPSConnection
     Errors = tuple[tuple[type[BaseException], type[GatewayError]], ...]
@@ -100,12 +100,12 @@ _CONNECT_ERRORS: Final[Errors] = (
 )
 _HEAD_ERRORS: Final[Errors] = (
     (TimeoutError, ReadTimeout),
-    (http1.MalformedResponse, UpstreamMalformed),
+    (h1.MalformedResponse, UpstreamMalformed),
     (OSError, UpstreamClosed),
 )
 _CONNECT_CAUGHT: Final = tuple(theirs for theirs, _ in _CONNECT_ERRORS)
 _HEAD_CAUGHT: Final = tuple(theirs for theirs, _ in _HEAD_ERRORS)
-_CONTENT_CAUGHT: Final = (http1.MalformedResponse, OSError)
+_CONTENT_CAUGHT: Final = (h1.MalformedResponse, OSError)
 
 
 def _mapped(error: BaseException, errors: Errors) -> GatewayError:
@@ -307,14 +307,14 @@ class Upstream:
         self,
         call: Call,
         connection: Connection,
-        request: http1.RequestHead,
+        request: h1.RequestHead,
         body: RequestBody,
     ) -> UpstreamResponse:
         if call.aborted:
             # In time: nothing has been sent on this connection.
             raise ClientGone
         sock = _socket_of(connection)
-        reader = http1.HeadReader()
+        reader = h1.HeadReader()
         try:
             sent = self._send(call, sock, request, body)
             deadline = call.until(self._read_timeout if sent else _EARLY_ANSWER_SECONDS)
@@ -335,7 +335,7 @@ class Upstream:
         )
 
     def _send(
-        self, call: Call, sock: socket.socket, request: http1.RequestHead, body: RequestBody
+        self, call: Call, sock: socket.socket, request: h1.RequestHead, body: RequestBody
     ) -> bool:
         """Send it all; tell whether that worked. If not, the target may have answered before."""
         try:
@@ -349,11 +349,11 @@ class Upstream:
         return True
 
     def _send_rest(self, call: Call, sock: socket.socket, body: RequestBody) -> None:
-        framed = http1.chunk if body.length is None else bytes
+        framed = h1.chunk if body.length is None else bytes
         for piece in body.rest():
             self._send_more(call, sock, framed(piece))
         if body.length is None:
-            self._send_more(call, sock, http1.LAST_CHUNK)
+            self._send_more(call, sock, h1.LAST_CHUNK)
 
     def _send_more(self, call: Call, sock: socket.socket, data: bytes) -> None:
         if call.is_over():
@@ -390,7 +390,7 @@ class UpstreamResponse:
     def __init__(
         self,
         call: Call,
-        head: http1.ResponseHead,
+        head: h1.ResponseHead,
         *,
         leftover: bytes,
         reusable: bool,
@@ -414,7 +414,7 @@ class UpstreamResponse:
         """
         try:
             self._waiting = self._framing.feed(self._waiting)
-        except http1.MalformedResponse as error:
+        except h1.MalformedResponse as error:
             raise UpstreamMalformed from error
 
     def take_whole(self) -> bytes | None:
@@ -626,18 +626,18 @@ def _is_repeatable(method: str, target: Target, body: RequestBody) -> bool:
 
 def _opening(
     method: str, target: Target, headers: HeaderList, body: RequestBody, first: bytes
-) -> http1.RequestHead:
+) -> h1.RequestHead:
     """Give the bytes that go first: the head, and the whole of a small body with it.
 
     In one piece, so that a usual request is one write and one packet.
     """
     if body.length is None:
         headers.append(("Transfer-Encoding", "chunked"))
-        first = http1.chunk(first)
+        first = h1.chunk(first)
     elif body.length or method != "GET":
         # RFC 9110 section 8.6: a method that expects content says so even when there is none.
         headers.append(("Content-Length", str(body.length)))
-    return http1.request_head(method, target.request_target, headers, first)
+    return h1.request_head(method, target.request_target, headers, first)
 
 
 def _socket_of(connection: Connection | None) -> socket.socket:

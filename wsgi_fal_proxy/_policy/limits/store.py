@@ -15,12 +15,12 @@ from time import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from wsgi_fal_proxy.watcher import allocate_lock
+from wsgi_fal_proxy._process.unpatched import allocate_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from wsgi_fal_proxy.rates import Limit
+    from wsgi_fal_proxy._policy.limits.notation import Limit
 
 ACCEPTED: Final = (
     "memory://, or redis://host:port/number, rediss:// (over TLS) or redis+unix:///path/of/socket"

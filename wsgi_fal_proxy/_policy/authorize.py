@@ -12,8 +12,8 @@ from wsgi_fal_proxy.errors import AuthorizeFailed, Forbidden, Unauthenticated
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
-    from wsgi_fal_proxy.operations import Operation
-    from wsgi_fal_proxy.target import Target
+    from wsgi_fal_proxy._fal.operations import Operation
+    from wsgi_fal_proxy._fal.target import Target
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 

@@ -6,18 +6,18 @@ import logging
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from wsgi_fal_proxy.authorize import FalRequest, allow_anyone, identity_of
-from wsgi_fal_proxy.operations import operation
+from wsgi_fal_proxy._fal.operations import operation
+from wsgi_fal_proxy._policy.authorize import FalRequest, allow_anyone, identity_of
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
-    from wsgi_fal_proxy.allowlist import Allowlist
-    from wsgi_fal_proxy.body import RequestBody
-    from wsgi_fal_proxy.limiting import GiveBack, Limiter
-    from wsgi_fal_proxy.observer import Observation
-    from wsgi_fal_proxy.settings import Settings
-    from wsgi_fal_proxy.target import Target
+    from wsgi_fal_proxy._core.record import Observation
+    from wsgi_fal_proxy._fal.target import Target
+    from wsgi_fal_proxy._http.request_body import RequestBody
+    from wsgi_fal_proxy._policy.allowlist import Allowlist
+    from wsgi_fal_proxy._policy.limits.limiter import GiveBack, Limiter
+    from wsgi_fal_proxy._settings.options import Settings
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
@@ -104,7 +104,7 @@ def _allowlist(settings: Settings) -> Allowlist | None:
     urls, endpoints = settings.allowed_urls, settings.allowed_endpoints
     if not (urls or endpoints):
         return None
-    from wsgi_fal_proxy.allowlist import Allowlist  # noqa: PLC0415
+    from wsgi_fal_proxy._policy.allowlist import Allowlist  # noqa: PLC0415
 
     return Allowlist(urls, endpoints, report_only=settings.report_only)
 
@@ -112,7 +112,7 @@ def _allowlist(settings: Settings) -> Allowlist | None:
 def _limiter(settings: Settings) -> Limiter | None:
     if not settings.limits:
         return None
-    from wsgi_fal_proxy.limiting import Limiter  # noqa: PLC0415
+    from wsgi_fal_proxy._policy.limits.limiter import Limiter  # noqa: PLC0415
 
     return Limiter(settings)
 

@@ -6,20 +6,20 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
-from wsgi_fal_proxy.client import client_connection, reset, spoil
-from wsgi_fal_proxy.coding import decoded
+from wsgi_fal_proxy._downstream.connection import client_connection, reset, spoil
+from wsgi_fal_proxy._downstream.watcher import watcher
+from wsgi_fal_proxy._http.content_coding import decoded
+from wsgi_fal_proxy._upstream.client import Call
 from wsgi_fal_proxy.errors import ClientGone, FalProxyError, Refusal, RelayFull, Truncated
-from wsgi_fal_proxy.upstream import Call
-from wsgi_fal_proxy.watcher import watcher
 
 if TYPE_CHECKING:
     import threading
     from wsgiref.types import WSGIEnvironment
 
-    from wsgi_fal_proxy.limiting import GiveBack
-    from wsgi_fal_proxy.observer import Observation
-    from wsgi_fal_proxy.target import Target
-    from wsgi_fal_proxy.upstream import UpstreamResponse
+    from wsgi_fal_proxy._core.record import Observation
+    from wsgi_fal_proxy._fal.target import Target
+    from wsgi_fal_proxy._policy.limits.limiter import GiveBack
+    from wsgi_fal_proxy._upstream.client import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 

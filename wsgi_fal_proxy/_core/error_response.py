@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from wsgi_fal_proxy.headers import ERROR_HEADER
+from wsgi_fal_proxy._fal.headers import ERROR_HEADER
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+    from wsgi_fal_proxy._http.fields import HeaderList
     from wsgi_fal_proxy.errors import FalProxyError
-    from wsgi_fal_proxy.headers import HeaderList
 
 
 def own_answer(

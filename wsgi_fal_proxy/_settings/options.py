@@ -6,12 +6,13 @@ much less.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from wsgi_fal_proxy.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES, TOKEN
+from wsgi_fal_proxy._fal.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES
+from wsgi_fal_proxy._http.fields import TOKEN
+from wsgi_fal_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
 
     import urllib3
 
-    from wsgi_fal_proxy.authorize import Authorize
-    from wsgi_fal_proxy.credentials import KeySource
-    from wsgi_fal_proxy.observer import Observer
-    from wsgi_fal_proxy.rates import Limit
+    from wsgi_fal_proxy._core.record import Observer
+    from wsgi_fal_proxy._fal.key import KeySource
+    from wsgi_fal_proxy._policy.authorize import Authorize
+    from wsgi_fal_proxy._policy.limits.notation import Limit
 
     class Options(TypedDict, total=False):
         """The keyword options of `FalProxy`, which documents them."""
@@ -47,55 +48,13 @@ if TYPE_CHECKING:
         pool_manager: urllib3.PoolManager | None
 
 
+DEFAULT_PREFIX: Final = "/api/fal/proxy"
+"""Rule 1 of the formula; also where fal's own proxies answer."""
+
 IN_MEMORY: Final = "memory://"
 _SHOWN_LENGTH: Final = 16
 # Eleven days. A socket cannot wait for longer than 2^31 milliseconds.
 _MAX_SECONDS: Final = 1_000_000
-# An option by such a name, known or not, may have been given the key, or a part of it.
-_SECRET_WORDS: Final = ("key", "secret", "token", "password", "credential")
-# One by such a name may hold the key, or a password, in its text.
-_WORDS_WITH_SECRETS: Final = ("auth", "storage")
-# What kind of store a URI is for; a password comes after it.
-# These are compiled when they are first needed: it takes as long as to import a small module.
-_SCHEME: Final = r"(?a)[a-z][a-z0-9+.-]{0,15}://"
-_LOGIN_IN_URI: Final = "://[^/]*:[^/]*@"
-
-
-class SettingsError(ValueError):
-    """An option is unknown or has a value that cannot be used.
-
-    Attributes:
-        name: The option.
-        value: What it was set to, as text; redacted where it may hold the key, or a password.
-        why: Why it cannot be used, as a clause.
-        accepted: The same without "it must be", where it begins with that: then it is a phrase of
-            what would have been accepted.
-    """
-
-    def __init__(self, name: str, value: object, why: str) -> None:
-        self.name = name
-        self.value: str = _shown(name.casefold(), value)
-        self.why = why
-        self.accepted: str = why.removeprefix("it must be ")
-        super().__init__(f"{name}={self.value} cannot be used: {why}")
-
-
-def _shown(name: str, value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return repr(value)
-    if any(word in name for word in _SECRET_WORDS):
-        return "<redacted>"
-    if isinstance(value, str) and "storage" in name and (scheme := re.match(_SCHEME, value)):
-        return repr(f"{scheme[0]}...")
-    try:
-        text = repr(value)
-    except ValueError:
-        # A number of thousands of digits, which Python does not write down.
-        return "..."
-    may_hold_one = any(word in name for word in _WORDS_WITH_SECRETS)
-    if re.search(_LOGIN_IN_URI, text) or (may_hold_one and not isinstance(value, int | float)):
-        return "<redacted>"
-    return text
 
 
 # Nobody compares them, and what is in them need not be shown.
@@ -200,7 +159,7 @@ def _is_key_text(key: object) -> bool:
 def _check_patterns(name: str, patterns: object) -> None:
     if patterns is None:
         return
-    from wsgi_fal_proxy.globs import PatternInvalid, endpoint_globs, url_globs  # noqa: PLC0415
+    from wsgi_fal_proxy._fal.patterns import PatternInvalid, endpoint_globs, url_globs  # noqa: PLC0415
 
     compiled = url_globs if name == "allowed_urls" else endpoint_globs
     if not isinstance(patterns, list | tuple | set | frozenset):
@@ -252,7 +211,7 @@ def _check_origins(origins: object) -> None:
         raise SettingsError(option, origins, "it must be a list of origins")
     if not origins:
         return
-    from wsgi_fal_proxy.cors import wrong_origin  # noqa: PLC0415
+    from wsgi_fal_proxy._http.cors import wrong_origin  # noqa: PLC0415
 
     for origin in origins:
         if why := wrong_origin(origin):
@@ -284,20 +243,20 @@ _INSTALL: Final = "this needs more libraries: pip install 'limits[redis]'"
 def _checked_limits(texts: object) -> list[Limit]:
     if isinstance(texts, list | tuple) and not texts:
         return []
-    from wsgi_fal_proxy import rates  # noqa: PLC0415
+    from wsgi_fal_proxy._policy.limits import notation  # noqa: PLC0415
 
     if not isinstance(texts, list | tuple):
-        raise SettingsError("limits", texts, f"it must be a list of limits, {rates.ACCEPTED}")
+        raise SettingsError("limits", texts, f"it must be a list of limits, {notation.ACCEPTED}")
     limits: list[Limit] = []
     for text in texts:
         try:
-            limit = rates.limit(text)
+            limit = notation.limit(text)
         except ImportError as error:
             raise SettingsError("limits", text, _INSTALL) from error
-        except rates.ZeroInLimit as error:
+        except notation.ZeroInLimit as error:
             raise SettingsError("limits", text, "no number in a limit may be 0") from error
         except (ValueError, AttributeError) as error:
-            raise SettingsError("limits", text, f"each must be {rates.ACCEPTED}") from error
+            raise SettingsError("limits", text, f"each must be {notation.ACCEPTED}") from error
         if any((limit.seconds, limit.is_global) == (a.seconds, a.is_global) for a in limits):
             raise SettingsError("limits", text, "there can be one limit for each window of time")
         limits.append(limit)
@@ -307,7 +266,7 @@ def _checked_limits(texts: object) -> list[Limit]:
 def _check_costs(costs: object, limits: list[Limit]) -> None:
     if costs is None:
         return
-    from wsgi_fal_proxy.globs import PatternInvalid, endpoint_globs  # noqa: PLC0415
+    from wsgi_fal_proxy._fal.patterns import PatternInvalid, endpoint_globs  # noqa: PLC0415
 
     if not isinstance(costs, Mapping):
         why = (
@@ -336,11 +295,43 @@ def _check_costs(costs: object, limits: list[Limit]) -> None:
 def _check_storage(uri: Any) -> None:
     if uri == IN_MEMORY:
         return
-    from wsgi_fal_proxy import counting  # noqa: PLC0415
+    from wsgi_fal_proxy._policy.limits import store  # noqa: PLC0415
 
     try:
-        counting.store(uri)
+        store.store(uri)
     except ImportError as error:
         raise SettingsError("limits_storage", uri, _INSTALL) from error
     except (ValueError, AttributeError) as error:
-        raise SettingsError("limits_storage", uri, f"it must be {counting.ACCEPTED}") from error
+        raise SettingsError("limits_storage", uri, f"it must be {store.ACCEPTED}") from error
+
+
+def path_prefix(prefix: object) -> str:
+    """Check a prefix, and give it in the form of `PATH_INFO`.
+
+    Raises:
+        SettingsError: It is not a path that begins with "/" and does not end with one.
+    """
+    usable = (
+        isinstance(prefix, str)
+        and prefix.startswith("/")
+        and not prefix.endswith("/")
+        and all(map(_is_in_paths, prefix))
+    )
+    if not usable:
+        why = (
+            "it must be a path that begins with '/' and does not end with one, such as"
+            " '/api/fal/proxy'"
+        )
+        raise SettingsError("prefix", prefix, why)
+    # PEP 3333, "Unicode Issues": the bytes of the path, each as one character.
+    return str(prefix).encode().decode("latin-1")
+
+
+def _is_in_paths(character: str) -> bool:
+    """Whether it may be in `PATH_INFO`.
+
+    Not what no path holds, nor what a path holds percent-encoded, nor half of a surrogate pair,
+    which has no bytes.
+    """
+    is_half = "\ud800" <= character <= "\udfff"
+    return character >= " " and character not in "\x7f?#%" and not is_half

@@ -10,10 +10,24 @@ import threading
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Unpack
 
-from wsgi_fal_proxy.answers import own_answer
-from wsgi_fal_proxy.body import RequestBody
-from wsgi_fal_proxy.coding import content_coding
-from wsgi_fal_proxy.credentials import Credentials, KeyFile
+from wsgi_fal_proxy._core.error_response import own_answer
+from wsgi_fal_proxy._core.exchange import Content, Relaying
+from wsgi_fal_proxy._core.record import Observation
+from wsgi_fal_proxy._fal.headers import (
+    TARGET_HEADER,
+    request_headers,
+    response_headers,
+    without_unknown,
+)
+from wsgi_fal_proxy._fal.key import Credentials, KeyFile
+from wsgi_fal_proxy._fal.operations import Kind, is_unbilled, operation
+from wsgi_fal_proxy._fal.target import Target
+from wsgi_fal_proxy._http.content_coding import content_coding
+from wsgi_fal_proxy._http.fields import environ_key
+from wsgi_fal_proxy._http.request_body import RequestBody
+from wsgi_fal_proxy._policy.policy import Gate
+from wsgi_fal_proxy._settings.options import Settings
+from wsgi_fal_proxy._upstream.client import Upstream
 from wsgi_fal_proxy.errors import (
     FalProxyError,
     InternalError,
@@ -21,28 +35,14 @@ from wsgi_fal_proxy.errors import (
     MethodNotAllowed,
     Refusal,
 )
-from wsgi_fal_proxy.gate import Gate
-from wsgi_fal_proxy.headers import (
-    TARGET_HEADER,
-    environ_key,
-    request_headers,
-    response_headers,
-    without_unknown,
-)
-from wsgi_fal_proxy.observer import Observation
-from wsgi_fal_proxy.operations import Kind, is_unbilled, operation
-from wsgi_fal_proxy.relaying import Content, Relaying
-from wsgi_fal_proxy.settings import Settings
-from wsgi_fal_proxy.target import Target
-from wsgi_fal_proxy.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from wsgi_fal_proxy.cors import Cors
-    from wsgi_fal_proxy.settings import Options
-    from wsgi_fal_proxy.upstream import UpstreamResponse
+    from wsgi_fal_proxy._http.cors import Cors
+    from wsgi_fal_proxy._settings.options import Options
+    from wsgi_fal_proxy._upstream.client import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
@@ -210,7 +210,7 @@ class FalProxy:
 def _cors(settings: Settings) -> Cors | None:
     if not settings.cors_origins:
         return None
-    from wsgi_fal_proxy.cors import Cors  # noqa: PLC0415 - only where it is set
+    from wsgi_fal_proxy._http.cors import Cors  # noqa: PLC0415 - only where it is set
 
     return Cors(settings.cors_origins)
 

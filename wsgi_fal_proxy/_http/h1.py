@@ -12,7 +12,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from wsgi_fal_proxy.headers import Fields
+from wsgi_fal_proxy._http.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy.headers import TOKEN
+from wsgi_fal_proxy._http.fields import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from wsgi_fal_proxy.headers import HeaderList
+    from wsgi_fal_proxy._http.fields import HeaderList
 
 LOCALHOST: Final = "localhost"
 """Among the origins, stands for this machine, by any of its names and on any port."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from wsgi_fal_proxy.body import PIECE_BYTES
+from wsgi_fal_proxy._http.request_body import PIECE_BYTES
 from wsgi_fal_proxy.errors import Truncated, UpstreamCodingUnsupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from wsgi_fal_proxy.headers import Fields
+    from wsgi_fal_proxy._http.fields import Fields
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _ZLIB: Final = zlib.MAX_WBITS

@@ -10,6 +10,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from wsgi_fal_proxy._fal.operations import Kind, operation
+from wsgi_fal_proxy._fal.patterns import PLAIN_PATH, app_globs, endpoint_globs, url_globs
 from wsgi_fal_proxy.errors import (
     BodyAmbiguous,
     EndpointNotAllowed,
@@ -17,14 +19,12 @@ from wsgi_fal_proxy.errors import (
     TargetAmbiguous,
     TargetNotAllowed,
 )
-from wsgi_fal_proxy.globs import PLAIN_PATH, app_globs, endpoint_globs, url_globs
-from wsgi_fal_proxy.operations import Kind, operation
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from wsgi_fal_proxy.body import RequestBody
-    from wsgi_fal_proxy.target import Target
+    from wsgi_fal_proxy._fal.target import Target
+    from wsgi_fal_proxy._http.request_body import RequestBody
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 

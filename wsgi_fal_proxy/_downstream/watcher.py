@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 import weakref
 from contextlib import suppress
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
+
+from wsgi_fal_proxy._process.unpatched import allocate_rlock, epoll, poll, start_new_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,29 +27,6 @@ _GONE: Final[int] = getattr(select, "EPOLLRDHUP", 0)
 # Once for each connection (epoll(7), "edge-triggered"): where a forked child holds a copy of one
 # that was closed here, the kernel goes on to watch it, and nothing here can end that any more.
 _GONE_ONCE: Final[int] = _GONE | getattr(select, "EPOLLET", 0)
-
-
-def original(module: str, name: str) -> Any:
-    """Give what a standard module had under this name before gevent replaced it, or None.
-
-    A thread of gevent's is no thread, and its waiting is not the kernel's.
-    """
-    patched = sys.modules.get("gevent.monkey")
-    with suppress(AttributeError):
-        if patched is not None:
-            return patched.get_original(module, name)
-        return getattr(import_module(module), name)
-    return None
-
-
-# Taken once, whether this module is imported before gevent replaces them or after.
-allocate_lock: Final = original("_thread", "allocate_lock")
-# For what is also taken where an answer that nobody has closed is collected: that may be at any
-# moment, on a thread that holds the lock already.
-allocate_rlock: Final = original("_thread", "RLock")
-_start_new_thread: Final = original("_thread", "start_new_thread")
-_epoll: Final = original("select", "epoll")
-_poll: Final = original("select", "poll")
 
 
 class Watcher:
@@ -82,7 +59,7 @@ class Watcher:
             connection: What stands for it from its beginning to its end, and for no other one,
                 such as a socket; None where there is no such thing.
         """
-        if _epoll is None:
+        if epoll is None:
             return
         with self._lock:
             self._watched[fd] = on_gone
@@ -91,8 +68,8 @@ class Watcher:
 
     def _register(self, fd: int, connection: object) -> None:
         if self._epoll is None:
-            self._epoll = _epoll()
-            _start_new_thread(_run, (self._epoll, self._watched, self._kept, self._lock))
+            self._epoll = epoll()
+            start_new_thread(_run, (self._epoll, self._watched, self._kept, self._lock))
         self._kept.pop(fd, None)
         try:
             self._epoll.register(fd, _GONE_ONCE)
@@ -145,9 +122,9 @@ def notice(epoll: Any, watched: Watched, kept: Kept, lock: Any) -> None:
 
 
 def _is_gone(fd: int) -> bool:
-    poll = _poll()
-    poll.register(fd, _GONE)
-    return bool(poll.poll(0))
+    poller = poll()
+    poller.register(fd, _GONE)
+    return bool(poller.poll(0))
 
 
 watcher: Final = Watcher()

@@ -1,0 +1,1 @@
+"""The connection to the client, where the server hands it over."""

@@ -1,0 +1,1 @@
+"""What fal is: its URLs, its operations, its key and its header fields. No I/O but the key file."""

@@ -1,0 +1,1 @@
+"""The options: each declared once, checked at construction, read from text or the environment."""

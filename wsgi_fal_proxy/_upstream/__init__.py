@@ -1,0 +1,1 @@
+"""The connection to fal. The only folder that imports urllib3 and that dials."""
