@@ -15,14 +15,14 @@ from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.serving import make_server
 from werkzeug.utils import ImportStringError, import_string
 
-from wsgi_fal_proxy._core.error_response import own_answer
+from wsgi_fal_proxy._core.error_response import error_response
 from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
+from wsgi_fal_proxy._core.proxy import in_this_process
 from wsgi_fal_proxy._core.standalone import Site
 from wsgi_fal_proxy._fal.key import Credentials
 from wsgi_fal_proxy._policy.authorize import allow_anyone
 from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
 from wsgi_fal_proxy._settings.text import has_key, options_from_environment
-from wsgi_fal_proxy._upstream.client import in_this_process
 from wsgi_fal_proxy._version import __version__
 from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed, SettingsError
 from wsgi_fal_proxy.playground import PATH, Playground
@@ -227,7 +227,7 @@ def _for_this_machine(application: WSGIApplication) -> WSGIApplication:
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if host_is_trusted(environ.get("HTTP_HOST"), _LOOPBACK):
             return application(environ, start_response)
-        return own_answer(HostNotAllowed(), environ, start_response)
+        return error_response(HostNotAllowed(), environ, start_response)
 
     return answer
 

@@ -19,11 +19,12 @@ from django.views.decorators.csrf import csrf_exempt
 from werkzeug.test import run_wsgi_app
 
 from wsgi_fal_proxy._core.proxy import FalProxy
-from wsgi_fal_proxy._policy.authorize import Allow, FalRequest, Refuse
+from wsgi_fal_proxy._policy.authorize import Allow, Refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from wsgi_fal_proxy._fal.request import FalRequest
     from wsgi_fal_proxy._settings.options import Options
 
 _REQUEST: Final = "wsgi_fal_proxy.django.request"

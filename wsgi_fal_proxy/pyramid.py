@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_fal_proxy._core.proxy import FalProxy
-from wsgi_fal_proxy._policy.authorize import Allow, FalRequest
+from wsgi_fal_proxy._policy.authorize import Allow
 from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX, path_prefix
 from wsgi_fal_proxy._settings.text import options_from_ini
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pyramid.config import Configurator
     from pyramid.request import Request
     from pyramid.response import Response
+
+    from wsgi_fal_proxy._fal.request import FalRequest
 
 ROUTE_NAME: Final = "fal_proxy"
 """The name of the route, for `request.route_path`."""

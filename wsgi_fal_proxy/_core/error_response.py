@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy.errors import FalProxyError
 
 
-def own_answer(
+def error_response(
     error: FalProxyError, environ: WSGIEnvironment, start_response: StartResponse
 ) -> list[bytes]:
     """Answer with an error: `detail` is fal's own field, `message` is what its client shows."""

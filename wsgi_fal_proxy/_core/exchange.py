@@ -1,195 +1,232 @@
-"""One request while it is relayed: what it holds, and how its answer goes down."""
+"""One request: what it holds, what becomes of it, and its one end."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from wsgi_fal_proxy._downstream.connection import client_connection, reset, spoil
+from wsgi_fal_proxy._downstream.connection import client_connection, reset
 from wsgi_fal_proxy._downstream.watcher import watcher
-from wsgi_fal_proxy._http.content_coding import decoded
-from wsgi_fal_proxy._upstream.client import Call
-from wsgi_fal_proxy.errors import ClientGone, FalProxyError, Refusal, RelayFull, Truncated
+from wsgi_fal_proxy._process.fork import reset_in_children
+from wsgi_fal_proxy._process.unpatched import Empty, SimpleQueue, is_patched
+from wsgi_fal_proxy._upstream.call import Call
+from wsgi_fal_proxy.errors import BodyIncomplete, ClientGone, FalProxyError, Refusal
 
 if TYPE_CHECKING:
-    import threading
-    from wsgiref.types import WSGIEnvironment
+    from collections.abc import Callable
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from wsgi_fal_proxy._core.record import Observation
-    from wsgi_fal_proxy._fal.target import Target
-    from wsgi_fal_proxy._policy.limits.limiter import GiveBack
-    from wsgi_fal_proxy._upstream.client import UpstreamResponse
+    from wsgi_fal_proxy._core.record import Recorder
+    from wsgi_fal_proxy._fal.request import FalRequest
+    from wsgi_fal_proxy._http.request_body import RequestBody
+    from wsgi_fal_proxy._policy.limits.limiter import GiveBack as Refund
+    from wsgi_fal_proxy._upstream.response import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
 
-class Relaying:
-    """What one request holds while it is relayed, to be given back once: a slot, and a watch.
+Outcome = Literal["relayed", "refused", "truncated", "client_left"]
+"""How an exchange ends: the client was given fal's whole answer; it was given an answer of ours, or
+none; fal's answer broke off after its head; the client left, or the server broke off towards it."""
+
+
+class Exchange(Call):
+    """One request, from its arrival to its answer's last byte.
+
+    Whatever it takes is registered with its release: a slot, a watch over the client, a connection
+    to fal (see `Call`), a charge on the limits. It ends once, with an outcome; then all is released
+    and the recorder is called.
 
     Args:
-        slots: One is taken for each request that is being relayed; None for no limit.
-        total_timeout: The option.
+        environ: The WSGI environ.
+        start_response: The server's.
+        body: The request's.
+        recorder: Is called at the end.
+        total_timeout: The option, in seconds.
 
     Attributes:
-        call: By which it can be broken off.
+        request: The request, once it has been parsed.
+        identity: Who the caller is, once `authorize` has said so.
         response: fal's, once its head is here.
-        seen: What the observer will be told; None without one.
-        give_back: Gives back what limits have taken for this request, until it is settled.
+        head_at: `time.monotonic()` when fal's head was here.
+        status: What the client was answered with.
+        reason: Why the answer is ours, or was truncated.
+        bytes_up: Bytes of the request's content that were read in order to be relayed.
+        bytes_down: Bytes of the answer's content that were given to the server.
+        outcome: How it ended; None before.
     """
 
     __slots__ = (
-        "_fd",
-        "_has_slot",
-        "_method",
-        "_on_gone",
-        "_slots",
-        "_target",
-        "call",
-        "give_back",
+        "_recorder",
+        "_refund",
+        "_releases",
+        "body",
+        "bytes_down",
+        "bytes_up",
+        "environ",
+        "head_at",
+        "identity",
+        "outcome",
+        "reason",
+        "request",
         "response",
-        "seen",
+        "start_response",
+        "status",
     )
 
-    def __init__(self, slots: threading.Semaphore | None, total_timeout: float | None) -> None:
-        self.call: Call = Call(total_timeout)
-        self._method = ""
-        self._target: Target | None = None
+    def __init__(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        body: RequestBody,
+        recorder: Recorder,
+        total_timeout: float | None,
+    ) -> None:
+        super().__init__(total_timeout)
+        self.environ = environ
+        self.start_response = start_response
+        self.body = body
+        self.request: FalRequest | None = None
+        self.identity: str | None = None
         self.response: UpstreamResponse | None = None
-        self.seen: Observation | None = None
-        self._slots = slots
-        self._has_slot = False
-        self._fd: int | None = None
-        self._on_gone = self.call.abort
-        self.give_back: GiveBack | None = None
+        self.head_at: float | None = None
+        self.status: int | None = None
+        self.reason: str | None = None
+        self.bytes_up: int = 0
+        self.bytes_down: int = 0
+        self.outcome: Outcome | None = None
+        self._recorder = recorder
+        self._refund: Refund | None = None
+        self._releases: list[Callable[[], object]] = []
 
-    def begin(self, environ: WSGIEnvironment, method: str, target: Target) -> None:
-        """Take a slot, and watch the client.
+    # What it holds.
 
-        Raises:
-            RelayFull: There is no slot.
-        """
-        self._method, self._target = method, target
-        if self._slots is not None:
-            if not self._slots.acquire(blocking=False):
-                raise RelayFull
-            self._has_slot = True
-        self._fd, connection = client_connection(environ)
-        if self._fd is not None:
-            watcher.watch(self._fd, self._on_gone, connection)
+    def hold_until_end(self, release: Callable[[], object]) -> None:
+        """Register how something that was taken is released."""
+        self._releases.append(release)
 
-    def end(self) -> None:
-        """Give back what is held; once is enough, and twice does no harm."""
-        if self._fd is not None:
-            watcher.unwatch(self._fd, self._on_gone)
-            self._fd = None
-        if self._has_slot and self._slots is not None:
-            self._has_slot = False
-            self._slots.release()
+    def watch_client(self) -> None:
+        """Abort the call when the client leaves, if the server hands over its connection."""
+        fd, connection = client_connection(self.environ)
+        if fd is not None:
+            watcher.watch(fd, self, connection)
+            self._releases.append(partial(watcher.unwatch, fd, self))
 
-    def drop(self) -> None:
-        """Give back what is held, of a request that is not to be answered."""
-        self.end()
-        if self.seen is not None:
-            self.seen.tell()
+    def charge(self, refund: Refund | None) -> None:
+        """Register a charge on the limits, by what refunds it. None: nothing was charged."""
+        self._refund = refund
 
     def settle(self, *, billed: bool) -> None:
-        """Let what limits have taken be taken, or give it back; the first word is the last."""
-        give_back, self.give_back = self.give_back, None
-        if give_back is not None and not billed:
-            give_back()
+        """Keep or refund the charge. Only the first call counts."""
+        refund, self._refund = self._refund, None
+        if refund is not None and not billed:
+            refund()
 
-    def hang_up(self, environ: WSGIEnvironment) -> bool:
-        """Have done with a client that has left; tell whether it has.
+    # How it ends.
 
-        One that has closed only its sending side must not take what it got for complete.
+    def head_is_here(self, response: UpstreamResponse) -> None:
+        """Note fal's answer."""
+        self.response = response
+        self.head_at = monotonic()
+        self.bytes_up = self.body.taken
+
+    def release(self) -> None:
+        """Release all that is held, the last first. If one fails, the others are released still."""
+        releases, self._releases = self._releases, []
+        if self.connection is not None:
+            releases.append(partial(self.release_connection, reusable=False))
+        while releases:
+            try:
+                releases.pop()()
+            except Exception:
+                _logger.exception("The fal proxy could not release a resource; please report this.")
+
+    def fail(self, error: FalProxyError) -> None:
+        """Note why the answer is ours, and release all that is held."""
+        self.log(error)
+        self.release()
+        self.settle(billed=error.may_be_billed and self.sent)
+        self.reason = error.reason
+        # The length of a body that could not be read to its end is not known.
+        self.bytes_up = 0 if isinstance(error, BodyIncomplete) else self.body.taken
+
+    def end(self, outcome: Outcome) -> None:
+        """Release all that is held and call the recorder. Only the first call counts."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        self.release()
+        self._recorder.record(self)
+
+    def end_if_client_left(self) -> bool:
+        """If the client has left, reset its connection, end, and return True.
+
+        A client that has closed only its sending side must not take what it got for complete.
         """
-        if not self.call.aborted:
+        if not self.aborted:
             return False
-        # Looked up anew: by now the server may have closed it.
-        fd, _ = client_connection(environ)
+        # Look it up again: by now the server may have closed it.
+        fd, _ = client_connection(self.environ)
         if fd is not None:
             reset(fd)
-        if self.seen is not None:
-            self.seen.client_left = True
-        self.end()
+        self.end("client_left")
         return True
 
     def log(self, error: FalProxyError) -> None:
-        """Log what the owner should know of; what a client did wrong is the client's to know."""
-        if isinstance(error, Refusal | ClientGone) or self.call.aborted:
+        """Log an error that the owner should know of, not one that the client has made."""
+        if isinstance(error, Refusal | ClientGone) or self.aborted:
             return
         cause = error.__cause__
         because = error.for_the_log
         if cause is not None:
             because += f" [{type(cause).__name__}: {cause}]"
-        if self._target is None:
+        if self.request is None:
             _logger.error("%s: %s%s", error.reason, error.detail, because)
             return
+        target = self.request.target
         _logger.error(
             "%s: %s (%s, fal's request id %s, after %.3f s)%s",
             error.reason,
             error.detail,
-            f"{self._method} {self._target.host}{self._target.path}",
+            f"{self.request.method} {target.host}{target.path}",
             None if self.response is None else self.response.request_id,
-            monotonic() - self.call.started,
+            monotonic() - self.started,
             because,
         )
 
 
-class Content:
-    """The content of fal's answer, for the WSGI server to iterate over and close (PEP 3333)."""
+class _Abandoned:
+    """Exchanges whose answer the server dropped without `close`, against PEP 3333.
 
-    __slots__ = ("_begun", "_endless", "_environ", "_pieces", "_relaying", "_response", "_sent")
+    A destructor runs at any moment, on any thread, and within any lock. So it puts its exchange
+    into the queue here and does nothing else. The next call and the watcher's thread end them.
 
-    def __init__(
-        self,
-        environ: WSGIEnvironment,
-        response: UpstreamResponse,
-        relaying: Relaying,
-        coding: str | None,
-    ) -> None:
-        self._environ = environ
-        self._response = response
-        self._endless = response.length is None or coding is not None
-        # Whether the server has been given anything, with which it sends the head.
-        self._sent = False
-        self._relaying = relaying
-        self._pieces = response if coding is None else decoded(response, coding)
-        # Nothing to begin with, where fal's content is not here yet: servers that send the head
-        # with what is first written send it now.
-        self._begun = response.has_begun
+    Attributes:
+        queue: A `SimpleQueue`, whose `put` is safe in destructors.
+    """
 
-    def __iter__(self) -> Self:
-        return self
+    def __init__(self) -> None:
+        self.reset_after_fork()
+        reset_in_children(self)
 
-    def __next__(self) -> bytes:
-        if not self._begun:
-            self._begun = self._sent = True
-            return b""
-        try:
-            piece = next(self._pieces)
-        except StopIteration:
-            self._relaying.end()
-            raise
-        except Truncated as error:
-            self._relaying.log(error)
-            if self._sent and self._endless:
-                spoil(self._environ)
-            if self._relaying.hang_up(self._environ):
-                # The client has left; the server need not hear of an error, and finds out.
-                raise StopIteration from None
-            self.close()
-            raise
-        self._sent = True
-        return piece
+    def reset_after_fork(self) -> None:
+        """Forget the exchanges, which are the parent's to end."""
+        self.queue: Any = SimpleQueue()
 
-    def close(self) -> None:
-        """Have done with it: a connection whose answer is not finished is closed."""
-        self._response.close()
-        self._relaying.end()
+    def end_all(self) -> None:
+        """End the exchanges that are in the queue."""
+        while not self.queue.empty():
+            with suppress(Empty):  # another thread can be faster
+                self.queue.get_nowait().end("client_left")
 
-    def __del__(self) -> None:
-        # For who drops it without close(), against PEP 3333: a slot would be lost for good, and
-        # fal would work on.
-        self.close()
+    def end_all_from_watcher(self) -> None:
+        """Do so on the watcher's thread, unless sockets are for other threads alone."""
+        if not is_patched():
+            self.end_all()
+
+
+abandoned: Final = _Abandoned()
+watcher.at_each_tick(abandoned.end_all_from_watcher)

@@ -1,4 +1,4 @@
-"""The formula, step by step: one request in, fal's answer or a refusal out.
+"""The formula, step by step: one request in, fal's answer or one of our own out.
 
 The formula is fal's own: docs.fal.ai, "Server-side integration", "The proxy formula".
 """
@@ -6,47 +6,41 @@ The formula is fal's own: docs.fal.ai, "Server-side integration", "The proxy for
 from __future__ import annotations
 
 import logging
-import threading
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Unpack
+from weakref import WeakSet
 
-from wsgi_fal_proxy._core.error_response import own_answer
-from wsgi_fal_proxy._core.exchange import Content, Relaying
-from wsgi_fal_proxy._core.record import Observation
-from wsgi_fal_proxy._fal.headers import (
-    TARGET_HEADER,
-    request_headers,
-    response_headers,
-    without_unknown,
-)
+from wsgi_fal_proxy._core.error_response import error_response
+from wsgi_fal_proxy._core.exchange import Exchange, abandoned
+from wsgi_fal_proxy._core.record import NullRecorder, ObserverRecorder
+from wsgi_fal_proxy._core.response_body import ResponseBody
+from wsgi_fal_proxy._core.slots import Slots
+from wsgi_fal_proxy._fal.headers import request_headers, response_headers
 from wsgi_fal_proxy._fal.key import Credentials, KeyFile
-from wsgi_fal_proxy._fal.operations import Kind, is_unbilled, operation
-from wsgi_fal_proxy._fal.target import Target
-from wsgi_fal_proxy._http.content_coding import content_coding
+from wsgi_fal_proxy._fal.operations import is_unbilled
+from wsgi_fal_proxy._fal.request import FalRequest
+from wsgi_fal_proxy._http.content_coding import content_coding, decoded
 from wsgi_fal_proxy._http.fields import environ_key
 from wsgi_fal_proxy._http.request_body import RequestBody
-from wsgi_fal_proxy._policy.policy import Gate
+from wsgi_fal_proxy._policy.policy import Policy
 from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy._upstream.client import Upstream
-from wsgi_fal_proxy.errors import (
-    FalProxyError,
-    InternalError,
-    KeyMissing,
-    MethodNotAllowed,
-    Refusal,
-)
+from wsgi_fal_proxy.errors import ClientGone, FalProxyError, InternalError, KeyMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+    from wsgi_fal_proxy._core.exchange import Outcome
+    from wsgi_fal_proxy._core.record import Recorder
     from wsgi_fal_proxy._http.cors import Cors
+    from wsgi_fal_proxy._policy.allowlist import Allowlist
+    from wsgi_fal_proxy._policy.limits.limiter import Limiter
     from wsgi_fal_proxy._settings.options import Options
-    from wsgi_fal_proxy._upstream.client import UpstreamResponse
+    from wsgi_fal_proxy._upstream.response import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
-_METHODS: Final = frozenset({"GET", "POST"})
 # RFC 9110 sections 15.3.5 and 15.4.5: their Content-Length is what they would have had.
 _WITHOUT_CONTENT: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
@@ -123,20 +117,25 @@ class FalProxy:
     def __init__(self, **options: Unpack[Options]) -> None:
         settings = Settings.build(options)
         self._max_body_bytes = settings.max_body_bytes
+        self._total_timeout = settings.total_timeout
         self._forwarded = frozenset(map(environ_key, settings.forward_headers))
         self._credentials = Credentials(settings.key)
         if settings.key is None or isinstance(settings.key, str | KeyFile):
             self._warn_of_key()
-        gate = Gate(settings)
-        gate.warn_if_open()
-        self._gate = None if gate.is_open else gate
+        self._policy = Policy(settings.authorize, _allowlist(settings), _limiter(settings))
         self._cors = _cors(settings)
-        self._observer = settings.observer
-        self._allowlist = gate.allowlist
-        self._upstream = Upstream(settings)
-        self._total_timeout = settings.total_timeout
-        limit = settings.max_concurrent
-        self._slots = None if limit is None else threading.Semaphore(limit)
+        observer = settings.observer
+        self._recorder: Recorder = (
+            NullRecorder() if observer is None else ObserverRecorder(observer)
+        )
+        self._upstream = Upstream(
+            settings.pool_manager,
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+        )
+        most = settings.max_concurrent
+        self._slots = None if most is None else Slots(most)
+        in_this_process.add(self)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
@@ -146,21 +145,75 @@ class FalProxy:
                 body.discard()
                 return self._cors.preflight(environ, start_response)
             start_response = self._cors.sharing(environ, start_response)
-        relaying = Relaying(self._slots, self._total_timeout)
-        if self._observer is not None:
-            relaying.seen = Observation(self._observer, environ["REQUEST_METHOD"])
+        if not abandoned.queue.empty():
+            abandoned.end_all()
+        exchange = Exchange(environ, start_response, body, self._recorder, self._total_timeout)
         try:
-            response = self._relay(environ, body, relaying)
-            return _answer(environ, response, relaying, start_response)
+            return self._answer(exchange, self._relay(exchange))
         except FalProxyError as error:
-            relaying.log(error)
-            return _own_answer(error, environ, body, relaying, start_response)
+            return self._refuse(exchange, error)
         except Exception:
             _logger.exception("The fal proxy failed on a request; please report this.")
-            return _own_answer(InternalError(), environ, body, relaying, start_response)
+            return self._refuse(exchange, InternalError())
         except BaseException:
-            relaying.drop()
+            exchange.end("refused")
             raise
+
+    def _relay(self, exchange: Exchange) -> UpstreamResponse:
+        """Check a request and send it: rules 1 to 5 of the formula."""
+        body, policy = exchange.body, self._policy
+        request = exchange.request = FalRequest.parse(exchange.environ)  # rules 1 to 3
+        policy.check(request)
+        body.accept()  # rule 4
+        exchange.identity = policy.identify(request)
+        policy.check_body(request, body)
+        exchange.charge(policy.take(request, exchange.identity))
+        headers = request_headers(  # rule 5
+            request.environ,
+            host=request.target.host,
+            authorization=self._credentials.authorization(request.environ),
+            forwarded=self._forwarded,
+            narrowed=policy.narrows_headers,
+        )
+        if self._slots is not None:
+            exchange.hold_until_end(self._slots.take())
+        exchange.watch_client()
+        return self._upstream.send(exchange, request, headers, body)
+
+    def _answer(self, exchange: Exchange, response: UpstreamResponse) -> Iterable[bytes]:
+        """Pass on fal's answer: its status, its headers, and its content (rules 6 to 8)."""
+        exchange.head_is_here(response)
+        exchange.settle(billed=not is_unbilled(response.status))
+        coding = content_coding(response.fields) if response.length != 0 else None
+        # Usually all content came with the head.
+        whole = response.take_whole() if coding is None else None
+        length = response.length if whole is None else len(whole)
+        if coding is not None:
+            length = None
+        headers = response_headers(response.fields)
+        if length is not None and response.status not in _WITHOUT_CONTENT:
+            headers.append(("Content-Length", str(length)))
+        phrase = response.phrase or _phrase(response.status)
+        exchange.start_response(f"{response.status} {phrase}", headers)
+        exchange.status = response.status
+        if whole is not None:
+            exchange.release()
+            return self._recorder.body(exchange, [whole] if whole else [], "relayed")
+        pieces = response if coding is None else decoded(response, coding)
+        return ResponseBody(exchange, pieces, length=length, has_begun=response.has_begun)
+
+    def _refuse(self, exchange: Exchange, error: FalProxyError) -> Iterable[bytes]:
+        """Answer with an error, and leave the client's connection in step."""
+        try:
+            exchange.fail(error)
+            exchange.body.discard()
+            pieces = error_response(error, exchange.environ, exchange.start_response)
+        except BaseException:
+            exchange.end("refused")
+            raise
+        exchange.status = int(error.status[:3])
+        outcome: Outcome = "client_left" if isinstance(error, ClientGone) else "refused"
+        return self._recorder.body(exchange, pieces, outcome)
 
     def check_key(self, environ: WSGIEnvironment) -> None:
         """Look the key up as for a request, and send nothing.
@@ -172,95 +225,16 @@ class FalProxy:
         self._credentials.authorization(environ)
 
     def _warn_of_key(self) -> None:
-        """Log what is wrong with the key now; not fatal, as it may be set, or set right, later."""
+        """Log what is wrong with the key now. It may still be set, or be set right, later."""
         try:
             self.check_key({})
         except FalProxyError as error:
             level = logging.WARNING if isinstance(error, KeyMissing) else logging.ERROR
             _logger.log(level, "%s: %s", error.reason, error.detail)
 
-    def _relay(
-        self, environ: WSGIEnvironment, body: RequestBody, relaying: Relaying
-    ) -> UpstreamResponse:
-        method: str = environ["REQUEST_METHOD"]
-        text = environ.get(TARGET_HEADER)  # rules 1 to 3
-        target = Target.parse(text) if method in _METHODS else _cancelled(method, text)
-        if relaying.seen is not None:
-            relaying.seen.accepted(target)
-        if self._allowlist is not None:
-            self._allowlist.check_target(method, target)
-        body.accept()  # rule 4
-        if self._gate is not None:
-            identity = self._gate.admit(environ, method, target, body, relaying.seen)
-            relaying.give_back = self._gate.take(environ, method, target, identity)
-        authorization = self._credentials.authorization(environ)  # rule 5
-        headers = request_headers(
-            environ, host=target.host, authorization=authorization, forwarded=self._forwarded
-        )
-        if self._allowlist is not None and self._allowlist.narrows_headers:
-            headers = without_unknown(headers)
-        relaying.begin(environ, method, target)
-        # Rules 6 to 8: `_answer`.
-        response = self._upstream.send(relaying.call, method, target, headers, body)
-        if relaying.seen is not None:
-            relaying.seen.head_came(body.taken, response.request_id)
-        return response
 
-
-def _cors(settings: Settings) -> Cors | None:
-    if not settings.cors_origins:
-        return None
-    from wsgi_fal_proxy._http.cors import Cors  # noqa: PLC0415 - only where it is set
-
-    return Cors(settings.cors_origins)
-
-
-def _cancelled(method: str, text: str | None) -> Target:
-    """Give the target of a PUT that cancels a queued request: no other method is relayed."""
-    if method != "PUT":
-        raise MethodNotAllowed
-    try:
-        target = Target.parse(text)
-    except Refusal as refusal:
-        raise MethodNotAllowed from refusal
-    if operation(method, target).kind is not Kind.CANCEL:
-        raise MethodNotAllowed
-    return target
-
-
-def _answer(
-    environ: WSGIEnvironment,
-    response: UpstreamResponse,
-    relaying: Relaying,
-    start_response: StartResponse,
-) -> Iterable[bytes]:
-    """Pass fal's answer on: its status, its headers, and its content as it comes."""
-    relaying.response = response
-    if relaying.give_back is not None:
-        relaying.settle(billed=not is_unbilled(response.status))
-    try:
-        response.begin()
-        coding = content_coding(response.fields) if response.length != 0 else None
-        # Usually all of it has come with the head: then nothing is left to be relayed.
-        whole = response.take_whole() if coding is None else None
-        headers = response_headers(response.fields)
-        length = response.length if whole is None else len(whole)
-        if length is not None and coding is None and response.status not in _WITHOUT_CONTENT:
-            headers.append(("Content-Length", str(length)))
-        phrase = response.phrase or _phrase(response.status)
-        start_response(f"{response.status} {phrase}", headers)
-    except BaseException:
-        response.close()
-        raise
-    content: Iterable[bytes]
-    if whole is None:
-        content = Content(environ, response, relaying, coding)
-    else:
-        relaying.end()
-        content = [whole] if whole else []
-    if relaying.seen is None:
-        return content
-    return relaying.seen.answered(response.status, content, None if coding else length)
+in_this_process: Final[WeakSet[FalProxy]] = WeakSet()
+"""All proxies that there are."""
 
 
 def _phrase(status: int) -> str:
@@ -270,24 +244,29 @@ def _phrase(status: int) -> str:
         return "Unknown"
 
 
-def _own_answer(
-    error: FalProxyError,
-    environ: WSGIEnvironment,
-    body: RequestBody,
-    relaying: Relaying,
-    start_response: StartResponse,
-) -> Iterable[bytes]:
-    """Answer with an error, and leave the connection in step."""
-    relaying.end()
-    relaying.settle(billed=error.may_be_billed)
-    if relaying.seen is not None:
-        relaying.seen.failed(error, body.taken)
-    body.discard()
-    try:
-        pieces = own_answer(error, environ, start_response)
-    except BaseException:
-        relaying.drop()
-        raise
-    if relaying.seen is None:
-        return pieces
-    return relaying.seen.answered(int(error.status[:3]), pieces, sum(map(len, pieces)))
+# Each of these is loaded only if it is set, so that a start takes less time.
+
+
+def _allowlist(settings: Settings) -> Allowlist | None:
+    urls, endpoints = settings.allowed_urls, settings.allowed_endpoints
+    if not (urls or endpoints):
+        return None
+    from wsgi_fal_proxy._policy.allowlist import Allowlist  # noqa: PLC0415
+
+    return Allowlist(urls, endpoints, report_only=settings.report_only)
+
+
+def _limiter(settings: Settings) -> Limiter | None:
+    if not settings.limits:
+        return None
+    from wsgi_fal_proxy._policy.limits.limiter import Limiter  # noqa: PLC0415
+
+    return Limiter(settings)
+
+
+def _cors(settings: Settings) -> Cors | None:
+    if not settings.cors_origins:
+        return None
+    from wsgi_fal_proxy._http.cors import Cors  # noqa: PLC0415
+
+    return Cors(settings.cors_origins)

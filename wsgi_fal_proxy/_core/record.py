@@ -1,4 +1,4 @@
-"""What happened: one record for each request, told to the owner's own callable when it is over."""
+"""The record of a call: made once per request, when it is over, for the owner's own callable."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol
 
-from wsgi_fal_proxy._fal.operations import operation
-from wsgi_fal_proxy.errors import BodyIncomplete, ClientGone, FalProxyError, Truncated
+from wsgi_fal_proxy._core.response_body import ResponseBody
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
+    from wsgi_fal_proxy._core.exchange import Exchange, Outcome
     from wsgi_fal_proxy._fal.operations import Operation
-    from wsgi_fal_proxy._fal.target import Target
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
@@ -25,19 +24,18 @@ class CallRecord:
     """One request that is over. It holds no key, no query and no content.
 
     Attributes:
-        method: As the client sent it; anything at all where it was refused for that.
-        host: Of the target, such as `queue.fal.run`; None where no target was accepted.
-        operation: What it asked of fal: `operation.kind`, `operation.endpoint`,
-            `operation.spends`; None where no target was accepted.
-        identity: Who called, by the option `authorize`; None for one that is not known by name.
-        status: What the client was answered with; None where no answer could be begun.
+        method: As the client sent it; it may be any text if the request was refused for it.
+        host: The target's, such as `queue.fal.run`. None if no target was accepted.
+        operation: What the request asked of fal: `operation.kind`, `operation.endpoint`,
+            `operation.spends`. None if no target was accepted.
+        identity: The caller, by the option `authorize`. None: not known by name.
+        status: The answer's status. None if no answer could be begun.
         reason: Why the answer is the proxy's own and not fal's, or `truncated`; else None.
-        request_id: The id that fal gave the request, where it told.
-        seconds_to_head: From the request's arrival to fal's whole response head; None where none
-            came.
+        request_id: The id that fal gave to the request, if it sent one.
+        seconds_to_head: From the request's arrival to fal's whole response head. None if none came.
         seconds: From the request's arrival to the end, by a clock that is never set.
-        bytes_up: Of the request's content, as read to be relayed; 0 for one that broke off.
-        bytes_down: Of the answer's content, as handed to the server.
+        bytes_up: Bytes of the request's content that were read to be relayed; 0 if it broke off.
+        bytes_down: Bytes of the answer's content that were handed to the server.
         client_left: Whether the client left before the end, or the server broke off towards it.
         truncated: Whether fal's answer broke off after its head had been passed on.
     """
@@ -63,168 +61,70 @@ class CallRecord:
 
     @property
     def kind(self) -> str | None:
-        """The operation's kind as text, such as `run`; None where no target was accepted."""
+        """The operation's kind as text, such as `run`; None if no target was accepted."""
         return None if self.operation is None else self.operation.kind.value
 
 
 Observer = Callable[[CallRecord], object]
-"""Is told of one request; what it returns does not matter."""
+"""Receives the record of one request. Its result is not used."""
 
 
-class Observation:
-    """A record in the making. It is told once.
+class Recorder(Protocol):
+    """Makes the record of each exchange, or none."""
 
-    Args:
-        observer: Whom to tell.
-        method: The request's.
-    """
+    def body(self, exchange: Exchange, pieces: list[bytes], outcome: Outcome) -> Iterable[bytes]:
+        """Give an answer's content, if all of it is here, so that the exchange ends with it."""
 
-    __slots__ = (
-        "_bytes_down",
-        "_bytes_up",
-        "_head",
-        "_host",
-        "_method",
-        "_observer",
-        "_operation",
-        "_reason",
-        "_request_id",
-        "_started",
-        "_status",
-        "_told",
-        "_truncated",
-        "client_left",
-        "identity",
-    )
+    def record(self, exchange: Exchange) -> None:
+        """Take note that an exchange has ended. It does not raise."""
 
-    def __init__(self, observer: Observer, method: str) -> None:
-        self._started = monotonic()
+
+class NullRecorder:
+    """Records nothing. The option `observer` is not set."""
+
+    @staticmethod
+    def body(exchange: Exchange, pieces: list[bytes], outcome: Outcome) -> Iterable[bytes]:
+        """Give the pieces as they are: nobody asks when the client had them."""
+        exchange.outcome = outcome
+        return pieces
+
+    @staticmethod
+    def record(exchange: Exchange) -> None:
+        """Do nothing."""
+
+
+class ObserverRecorder:
+    """Gives a `CallRecord` of each exchange to the option `observer`."""
+
+    def __init__(self, observer: Observer) -> None:
         self._observer = observer
-        self._told = False
-        self._method = method
-        self._host: str | None = None
-        self._operation: Operation | None = None
-        self._status: int | None = None
-        self._reason: str | None = None
-        self._request_id: str | None = None
-        self._head: float | None = None
-        self._bytes_up = 0
-        self._bytes_down = 0
-        self._truncated = False
-        self.identity: str | None = None
-        self.client_left: bool = False
 
-    def accepted(self, target: Target) -> None:
-        """Note where the request would go."""
-        self._host = target.host
-        self._operation = operation(self._method, target)
+    @staticmethod
+    def body(exchange: Exchange, pieces: list[bytes], outcome: Outcome) -> Iterable[bytes]:
+        """See `Recorder`."""
+        length = sum(map(len, pieces))
+        return ResponseBody(exchange, iter(pieces), length=length, outcome=outcome)
 
-    def head_came(self, bytes_up: int, request_id: str | None) -> None:
-        """Note that fal's whole response head is here."""
-        self._head = monotonic() - self._started
-        self._bytes_up = bytes_up
-        self._request_id = request_id
-
-    def failed(self, error: FalProxyError, bytes_up: int) -> None:
-        """Note why the answer is not fal's."""
-        self._reason = error.reason
-        # Of a body that could not be read to its end it is not known.
-        self._bytes_up = 0 if isinstance(error, BodyIncomplete) else bytes_up
-        self.client_left = isinstance(error, ClientGone)
-
-    def answered(
-        self, status: int, content: Iterable[bytes], length: int | None
-    ) -> ObservedContent:
-        """Give the answer's content, at whose end the observer is told.
-
-        Args:
-            status: What the server has been told.
-            content: What was to be returned to it.
-            length: Bytes in it, where that is known.
-        """
-        self._status = status
-        return ObservedContent(self, content, length)
-
-    def count(self, piece: bytes) -> int:
-        """Note a piece that is handed to the server; give the sum."""
-        self._bytes_down += len(piece)
-        return self._bytes_down
-
-    def truncate(self, error: Truncated) -> None:
-        """Note that fal's answer broke off."""
-        self._truncated = True
-        self._reason = error.reason
-
-    def tell(self) -> None:
-        """Tell the observer; once is enough, and twice does nothing."""
-        if self._told:
-            return
-        self._told = True
+    def record(self, exchange: Exchange) -> None:
+        """See `Recorder`. What the observer raises is logged."""
+        now = monotonic()
+        request, response, head_at = exchange.request, exchange.response, exchange.head_at
         record = CallRecord(
-            method=self._method,
-            host=self._host,
-            operation=self._operation,
-            identity=self.identity,
-            status=self._status,
-            reason=self._reason,
-            request_id=self._request_id,
-            seconds_to_head=self._head,
-            seconds=monotonic() - self._started,
-            bytes_up=self._bytes_up,
-            bytes_down=self._bytes_down,
-            client_left=self.client_left,
-            truncated=self._truncated,
+            method=exchange.environ["REQUEST_METHOD"],
+            host=None if request is None else request.target.host,
+            operation=None if request is None else request.operation,
+            identity=exchange.identity,
+            status=exchange.status,
+            reason=exchange.reason,
+            request_id=None if response is None else response.request_id,
+            seconds_to_head=None if head_at is None else head_at - exchange.started,
+            seconds=now - exchange.started,
+            bytes_up=exchange.bytes_up,
+            bytes_down=exchange.bytes_down,
+            client_left=exchange.outcome == "client_left",
+            truncated=exchange.outcome == "truncated",
         )
         try:
             self._observer(record)
         except Exception:
             _logger.exception("The option observer raised; the request is not affected.")
-
-
-class ObservedContent:
-    """An answer's content, for the WSGI server to iterate over and close (PEP 3333)."""
-
-    __slots__ = ("_content", "_ended", "_length", "_observation", "_pieces")
-
-    def __init__(
-        self, observation: Observation, content: Iterable[bytes], length: int | None
-    ) -> None:
-        self._observation = observation
-        self._content = content
-        self._pieces: Iterator[bytes] = iter(content)
-        self._length = length
-        # Some servers ask for no more when they have had all.
-        self._ended = length == 0
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            piece = next(self._pieces)
-        except StopIteration:
-            self._end()
-            raise
-        except Truncated as error:
-            self._observation.truncate(error)
-            self._end()
-            raise
-        if self._observation.count(piece) == self._length:
-            self._ended = True
-        return piece
-
-    def _end(self) -> None:
-        self._ended = True
-        self._observation.tell()
-
-    def close(self) -> None:
-        """Have done with it: before its end, this breaks it off."""
-        if hasattr(self._content, "close"):
-            self._content.close()
-        if not self._ended:
-            self._observation.client_left = True
-        self._end()
-
-    def __del__(self) -> None:
-        # For who drops it without close(), against PEP 3333.
-        self.close()

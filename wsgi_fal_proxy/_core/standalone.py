@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Unpack
 
-from wsgi_fal_proxy._core.error_response import json_answer, own_answer
+from wsgi_fal_proxy._core.error_response import error_response, json_answer
 from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
@@ -49,5 +49,5 @@ class Site(FalProxyMiddleware):
                 raise NotFound(self._elsewhere)
             self.check_key(environ)
         except FalProxyError as error:
-            return own_answer(error, environ, start_response)
+            return error_response(error, environ, start_response)
         return json_answer("200 OK", {"status": "ok"}, [], environ, start_response)

@@ -38,7 +38,7 @@ def client_connection(environ: WSGIEnvironment) -> tuple[int | None, Any]:
     return None if uwsgi is None else uwsgi.connection_fd(), None
 
 
-def spoil(environ: WSGIEnvironment) -> None:
+def break_framing(environ: WSGIEnvironment) -> None:
     """Have an answer without Content-Length, of which a part has been sent, never look complete.
 
     What a server does about an answer that fails half-way is to close the connection. A client

@@ -8,19 +8,16 @@ that closes only its sending side counts as gone, as for nginx.
 
 from __future__ import annotations
 
-import os
 import select
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from wsgi_fal_proxy._process.unpatched import allocate_rlock, epoll, poll, start_new_thread
+from wsgi_fal_proxy._process.fork import reset_in_children
+from wsgi_fal_proxy._process.unpatched import allocate_lock, epoll, poll, start_new_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    Watched = dict[int, Callable[[], None]]
-    Kept = dict[int, Callable[[], object]]
 
 # In epoll and in poll alike: the other side closed, at least its sending half, or all is lost.
 _GONE: Final[int] = getattr(select, "EPOLLRDHUP", 0)
@@ -29,96 +26,119 @@ _GONE: Final[int] = getattr(select, "EPOLLRDHUP", 0)
 _GONE_ONCE: Final[int] = _GONE | getattr(select, "EPOLLET", 0)
 
 
-class Watcher:
-    """Calls back, on a thread of its own, when the other side closes a connection.
+_TICK_SECONDS: Final = 1.0
 
-    The thread starts with the first watch. Where the system has no epoll, nothing is ever noticed.
+
+class Abortable(Protocol):
+    """Something that goes on for a client."""
+
+    def abort(self) -> None:
+        """Break it off. Runs on the watcher's thread, and neither waits nor raises."""
+
+
+class Watcher:
+    """Aborts what goes on for a client when the client closes its connection.
+
+    Its thread starts with the first watch. On a system without epoll, nothing is ever noticed.
     """
 
     def __init__(self) -> None:
-        self.reset()
+        self._at_each_tick: list[Callable[[], None]] = []
+        self.reset_after_fork()
+        reset_in_children(self)
 
-    def reset(self) -> None:
-        """Begin anew, as in a forked child: it has no thread, and the epoll is its parent's."""
-        # Over what is watched, here and in the kernel, as one. A connection's owner unwatches it
-        # before it is closed: so what is found under the lock is the connection that was watched,
-        # and not another one that has its descriptor by now.
-        self._lock = allocate_rlock()
+    def reset_after_fork(self) -> None:
+        """Begin with no watch: a forked child has no thread, and the epoll is its parent's."""
+        # It guards what is watched, here and in the kernel, as one. A connection's owner ends the
+        # watch before it closes the connection. So what is found under the lock is the connection
+        # that was watched, and not another one that has its descriptor by now.
+        self._lock = allocate_lock()
         self._epoll: Any = None
-        self._watched: Watched = {}
+        self._watched: dict[int, Abortable] = {}
         # By descriptor, the connections that the kernel watches although no request is under way:
         # to begin and to end that for each request would be two system calls under the lock.
-        self._kept: Kept = {}
+        self._kept: dict[int, Callable[[], object]] = {}
 
-    def watch(self, fd: int, on_gone: Callable[[], None], connection: object = None) -> None:
-        """Call back once when the other side of this connection closes it, or at once if it has.
+    def at_each_tick(self, work: Callable[[], None]) -> None:
+        """Run this on the watcher's thread about once a second."""
+        self._at_each_tick.append(work)
+
+    def watch(self, fd: int, watched: Abortable, connection: object = None) -> None:
+        """Abort once when the other side closes a connection, or at once if it has.
 
         Args:
             fd: The connection's descriptor.
-            on_gone: What to do. It runs on the watcher's thread, and must neither wait nor raise.
-            connection: What stands for it from its beginning to its end, and for no other one,
-                such as a socket; None where there is no such thing.
+            watched: What to abort.
+            connection: An object, such as a socket, that exists as long as the connection does and
+                stands for no other one. None: there is no such object.
         """
         if epoll is None:
             return
         with self._lock:
-            self._watched[fd] = on_gone
+            self._watched[fd] = watched
             if connection is None or self._kept.get(fd, _nothing)() is not connection:
                 self._register(fd, connection)
 
     def _register(self, fd: int, connection: object) -> None:
         if self._epoll is None:
             self._epoll = epoll()
-            start_new_thread(_run, (self._epoll, self._watched, self._kept, self._lock))
+            start_new_thread(self._run, (self._epoll,))
         self._kept.pop(fd, None)
         try:
             self._epoll.register(fd, _GONE_ONCE)
         except FileExistsError:
-            # Of a watch that was never ended.
+            # A watch that was never ended.
             self._epoll.modify(fd, _GONE_ONCE)
         except (OSError, ValueError):
-            # Not a connection, or not any more: there is nothing to be noticed.
+            # It is no connection, or none any more.
             del self._watched[fd]
             return
         if connection is not None:
             self._kept[fd] = weakref.ref(connection)
 
-    def unwatch(self, fd: int, on_gone: Callable[[], None]) -> None:
-        """End a watch, unless it has ended, and the descriptor may be another connection's."""
+    def unwatch(self, fd: int, watched: Abortable) -> None:
+        """End a watch. If it has ended, the descriptor may be another connection's: leave that."""
         with self._lock:
-            if self._watched.get(fd) is on_gone:
+            if self._watched.get(fd) is watched:
                 del self._watched[fd]
                 if fd not in self._kept:
                     # The kernel ends a watch by itself when the connection is closed.
                     with suppress(OSError):
                         self._epoll.unregister(fd)
 
+    def _run(self, mine: Any) -> None:
+        # In a forked child there is no such thread: its epoll is another one.
+        while mine is self._epoll:  # pragma: no cover - no tracer sees this thread
+            # Without this thread nobody would notice anything any more.
+            with suppress(Exception):
+                self.notice(_TICK_SECONDS)
+                for work in self._at_each_tick:
+                    work()
+
+    def notice(self, seconds: float | None = None) -> None:
+        """Wait for connections that the other side closes, and abort what goes on for them.
+
+        Args:
+            seconds: How long to wait at most. None: without limit.
+        """
+        for fd, _ in self._epoll.poll(seconds):
+            with self._lock:
+                # By now the descriptor may be another connection's, and its watch another one.
+                if not _is_gone(fd):
+                    continue
+                self._kept.pop(fd, None)
+                with suppress(OSError):
+                    self._epoll.unregister(fd)
+                watched = self._watched.pop(fd, None)
+            # Outside the lock: `abort` takes its own.
+            if watched is not None:
+                # If one fails, the others are still aborted.
+                with suppress(Exception):
+                    watched.abort()
+
 
 def _nothing() -> None:
-    """Stand for a reference to a connection where there is none."""
-
-
-def _run(epoll: Any, watched: Watched, kept: Kept, lock: Any) -> None:
-    while True:  # pragma: no cover - on a thread that no tracer is told of
-        # Without this thread nobody would notice anything any more.
-        with suppress(Exception):
-            notice(epoll, watched, kept, lock)
-
-
-def notice(epoll: Any, watched: Watched, kept: Kept, lock: Any) -> None:
-    """Wait for connections to be closed by the other side, and call back for each."""
-    for fd, _ in epoll.poll():
-        with lock:
-            # By now the descriptor may be another connection's, and its watch another one.
-            if not _is_gone(fd):
-                continue
-            kept.pop(fd, None)
-            with suppress(OSError):
-                epoll.unregister(fd)
-            if on_gone := watched.pop(fd, None):
-                # What one call may raise must not leave the others unheard: each is told once.
-                with suppress(Exception):
-                    on_gone()
+    """Stand for a reference to a connection that there is not."""
 
 
 def _is_gone(fd: int) -> bool:
@@ -129,5 +149,3 @@ def _is_gone(fd: int) -> bool:
 
 watcher: Final = Watcher()
 """The process's own."""
-if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
-    os.register_at_fork(after_in_child=watcher.reset)

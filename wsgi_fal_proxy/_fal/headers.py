@@ -76,7 +76,12 @@ _KNOWN_TO_BE_HARMLESS: Final = frozenset(
 
 
 def request_headers(
-    environ: WSGIEnvironment, *, host: str, authorization: str, forwarded: frozenset[str]
+    environ: WSGIEnvironment,
+    *,
+    host: str,
+    authorization: str,
+    forwarded: frozenset[str],
+    narrowed: bool = False,
 ) -> HeaderList:
     """Select what goes up: an allowlist, so that nothing of the caller's leaks to fal.
 
@@ -87,6 +92,7 @@ def request_headers(
         host: The target's host.
         authorization: The value that carries the key.
         forwarded: Environ keys of the option `forward_headers`.
+        narrowed: Whether an unknown `x-fal-*` header stays here.
 
     Raises:
         HeaderInvalid: A name or a value holds what no header may, or what is not latin-1.
@@ -106,7 +112,7 @@ def request_headers(
     if not _FIELD_VALUE.fullmatch("".join(map(_value, fields))):
         raise _invalid(next(name for name, value in fields if not _FIELD_VALUE.fullmatch(value)))
     headers += [field for field in fields if field[0].lower() not in dropped] if dropped else fields
-    return headers
+    return _without_unknown(headers) if narrowed else headers
 
 
 def _from_client(environ: WSGIEnvironment, forwarded: frozenset[str]) -> HeaderList:
@@ -144,7 +150,7 @@ def _invalid(name: str) -> HeaderInvalid:
     return HeaderInvalid(detail)
 
 
-def without_unknown(headers: HeaderList) -> HeaderList:
+def _without_unknown(headers: HeaderList) -> HeaderList:
     """Leave out each `x-fal-*` that is not known: it might choose what is run, or for whom."""
     return [
         item

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -112,7 +111,6 @@ _UNBILLED: Final = frozenset({401, 402, 403, 404, 405, 429})
 _SERVER_ERROR: Final = 500
 
 
-@lru_cache(maxsize=256)
 def operation(method: str, target: Target) -> Operation:
     """Tell what a request asks of fal."""
     host, path = target.host, target.path

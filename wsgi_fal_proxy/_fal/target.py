@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final
 
 from wsgi_fal_proxy.errors import TargetHostNotAllowed, TargetInvalid, TargetMissing
@@ -70,9 +69,6 @@ class Target:
     request_target: str = field(repr=False)
 
     @staticmethod
-    # The same few are called again and again: a model, a status that is polled. Of at most 8,000
-    # characters each, so that clients cannot fill the memory with them.
-    @lru_cache(maxsize=256)
     def parse(text: str | None) -> Target:
         """Accept the whole text as a target or refuse it.
 

@@ -10,7 +10,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from wsgi_fal_proxy._fal.operations import Kind, operation
+from wsgi_fal_proxy._fal.operations import Kind
 from wsgi_fal_proxy._fal.patterns import PLAIN_PATH, app_globs, endpoint_globs, url_globs
 from wsgi_fal_proxy.errors import (
     BodyAmbiguous,
@@ -23,7 +23,7 @@ from wsgi_fal_proxy.errors import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from wsgi_fal_proxy._fal.target import Target
+    from wsgi_fal_proxy._fal.request import FalRequest
     from wsgi_fal_proxy._http.request_body import RequestBody
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
@@ -47,7 +47,7 @@ class Allowlist:
         report_only: Whether a refusal is logged and not raised.
 
     Attributes:
-        narrows_headers: Whether only known `x-fal-*` headers are to be sent.
+        closes_endpoints: Whether an endpoint that is not named is refused.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Allowlist:
         self._endpoints = endpoint_globs(endpoints or ())
         self._apps = app_globs(endpoints or ())
         self._report_only = report_only
-        self.narrows_headers: bool = self._names_endpoints and not report_only
+        self.closes_endpoints: bool = self._names_endpoints and not report_only
 
-    def check_target(self, method: str, target: Target) -> None:
+    def check_target(self, request: FalRequest) -> None:
         """Decide by what stands in the target.
 
         Raises:
@@ -73,11 +73,11 @@ class Allowlist:
             EndpointNotAllowed: It may spend, and no pattern of `allowed_endpoints` matches.
         """
         try:
-            self._check_target(method, target)
+            self._check_target(request)
         except Refusal as refusal:
-            self._refuse(refusal, method, target)
+            self._refuse(refusal, request)
 
-    def check_body(self, method: str, target: Target, body: RequestBody) -> None:
+    def check_body(self, request: FalRequest, body: RequestBody) -> None:
         """Decide by what the body names, where that is what is run. Reads it only then.
 
         Raises:
@@ -85,22 +85,23 @@ class Allowlist:
             EndpointNotAllowed: No pattern of `allowed_endpoints` matches.
             BodyIncomplete: The body ended before its declared length, or could not be read.
         """
-        asked = operation(method, target).kind
+        asked = request.operation.kind
         if not self._names_endpoints or asked not in _KEYS:
             return
         try:
             self._check_named(_strictly_parsed(body.text(), _KEYS[asked]))
         except (BodyAmbiguous, EndpointNotAllowed) as refusal:
-            self._refuse(refusal, method, target)
+            self._refuse(refusal, request)
 
-    def _check_target(self, method: str, target: Target) -> None:
+    def _check_target(self, request: FalRequest) -> None:
+        target = request.target
         if not PLAIN_PATH.fullmatch(target.path):
             raise TargetAmbiguous
         if self._urls is not None and not self._urls.match(target.host + target.request_target):
             raise TargetNotAllowed
         if not self._names_endpoints:
             return
-        asked = operation(method, target)
+        asked = request.operation
         # What the body names is for `check_body`.
         if asked.spends and asked.kind not in _KEYS:
             self._check_endpoint(asked.endpoint)
@@ -138,16 +139,16 @@ class Allowlist:
             )
             raise EndpointNotAllowed(detail)
 
-    def _refuse(self, refusal: Refusal, method: str, target: Target) -> None:
+    def _refuse(self, refusal: Refusal, request: FalRequest) -> None:
         if not self._report_only:
             raise refusal
         _logger.warning(
             "%s: would be refused, but for report_only: %s %s%s, endpoint %s",
             refusal.reason,
-            method,
-            target.host,
-            target.path,
-            operation(method, target).endpoint,
+            request.method,
+            request.target.host,
+            request.target.path,
+            request.endpoint,
         )
 
 

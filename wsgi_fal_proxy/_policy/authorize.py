@@ -4,45 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from wsgi_fal_proxy.errors import AuthorizeFailed, Forbidden, Unauthenticated
 
 if TYPE_CHECKING:
-    from wsgiref.types import WSGIEnvironment
-
-    from wsgi_fal_proxy._fal.operations import Operation
-    from wsgi_fal_proxy._fal.target import Target
+    from wsgi_fal_proxy._fal.request import FalRequest
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
 _STATUS_NEEDED: Final = "the status must be 401 or 403"
 _STATUSES: Final = range(100, 600)  # RFC 9110 section 15; another number may be anything
-
-
-# No tuple: what reports errors would show all that is in one. Nobody compares two of them.
-@dataclass(frozen=True, slots=True, eq=False)
-class FalRequest:
-    """A request that is about to be relayed, if it is allowed to be.
-
-    Attributes:
-        environ: The WSGI environ, with whatever the app's middleware has put there: a session, a
-            user. Not in the repr. The body must not be read from it.
-        method: `GET`, `POST` or `PUT`.
-        target: Where it would go: `target.host`, `target.path`, `target.request_target`.
-        operation: What it asks of fal: `operation.kind`, `operation.endpoint`, `operation.spends`.
-    """
-
-    environ: WSGIEnvironment = field(repr=False)
-    method: str
-    target: Target
-    operation: Operation
-
-    @property
-    def endpoint(self) -> str | None:
-        """The fal endpoint in the target's path, such as `fal-ai/flux/dev`; None without one."""
-        return self.operation.endpoint
 
 
 class Allow(NamedTuple):
@@ -68,7 +40,7 @@ class Refuse(NamedTuple):
     message: str | None = None
 
 
-Authorize = Callable[[FalRequest], Allow | Refuse]
+Authorize = Callable[["FalRequest"], Allow | Refuse]
 """Decides on one request."""
 
 

@@ -1,4 +1,4 @@
-"""Whose money: the checks on who may call what, and how much, in their order."""
+"""The owner's rules, in the contract's order: which target, which caller, how much."""
 
 from __future__ import annotations
 
@@ -6,119 +6,87 @@ import logging
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from wsgi_fal_proxy._fal.operations import operation
-from wsgi_fal_proxy._policy.authorize import FalRequest, allow_anyone, identity_of
+from wsgi_fal_proxy._policy.authorize import allow_anyone, identity_of
 
 if TYPE_CHECKING:
-    from wsgiref.types import WSGIEnvironment
-
-    from wsgi_fal_proxy._core.record import Observation
-    from wsgi_fal_proxy._fal.target import Target
+    from wsgi_fal_proxy._fal.request import FalRequest
     from wsgi_fal_proxy._http.request_body import RequestBody
     from wsgi_fal_proxy._policy.allowlist import Allowlist
-    from wsgi_fal_proxy._policy.limits.limiter import GiveBack, Limiter
-    from wsgi_fal_proxy._settings.options import Settings
+    from wsgi_fal_proxy._policy.authorize import Authorize
+    from wsgi_fal_proxy._policy.limits.limiter import GiveBack as Refund
+    from wsgi_fal_proxy._policy.limits.limiter import Limiter
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
 
-class Gate:
+class Policy:
     """What stands between an acceptable request and the owner's money.
 
     Args:
-        settings: Of which `authorize`, those of the allowlists and those of the limits count here.
-
-    Attributes:
-        allowlist: What narrows the formula's rule 3; None where all that is fal's is allowed.
+        authorize: The option. None: nobody has said who may call.
+        allowlist: What may be called and run. None: everything that is fal's.
+        limiter: What may be spent. None: no limit.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        # Who says that anyone may call need not be asked each time.
-        said = settings.authorize
-        self._authorize = None if said is allow_anyone else said
-        closes = settings.allowed_endpoints and not settings.report_only
-        self._is_said = said is not None or bool(closes or settings.limits)
-        self.allowlist: Allowlist | None = _allowlist(settings)
-        self._limiter = _limiter(settings)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is nothing to check, and nobody to ask."""
-        return self._authorize is None and self.allowlist is None and self._limiter is None
-
-    def warn_if_open(self) -> None:
-        """Log that anyone may spend, unless the owner has said who, or what, or how much.
-
-        Once in a process. What may be called besides (`allowed_urls`) bounds no money.
-        """
-        if not self._is_said:
+    def __init__(
+        self,
+        authorize: Authorize | None = None,
+        allowlist: Allowlist | None = None,
+        limiter: Limiter | None = None,
+    ) -> None:
+        # An owner who lets anyone call need not be asked each time.
+        self._authorize = None if authorize is allow_anyone else authorize
+        self._allowlist = allowlist
+        self._limiter = limiter
+        closes = allowlist is not None and allowlist.closes_endpoints
+        if authorize is None and not closes and limiter is None:
             _warn_that_anyone_may_call()
 
-    def admit(
-        self,
-        environ: WSGIEnvironment,
-        method: str,
-        target: Target,
-        body: RequestBody,
-        seen: Observation | None = None,
-    ) -> str | None:
-        """Give who the caller is, None for one that is not known by name.
+    @property
+    def narrows_headers(self) -> bool:
+        """Whether only those `x-fal-*` headers go up that cannot choose what is run."""
+        return self._allowlist is not None and self._allowlist.closes_endpoints
 
-        Args:
-            environ: The WSGI environ.
-            method: Of the request.
-            target: Where it would go; the allowlist has passed it.
-            body: Has been accepted, and not read.
-            seen: Is told who it is, also where the request is then refused.
+    def check(self, request: FalRequest) -> None:
+        """Decide by the target alone.
 
         Raises:
-            Refusal: The request is not to be relayed.
+            Refusal: The allowlists do not name it.
         """
-        identity = None
-        if self._authorize is not None:
-            request = FalRequest(environ, method, target, operation(method, target))
-            identity = identity_of(self._authorize, request)
-            if seen is not None:
-                seen.identity = identity
-        if self.allowlist is not None:
-            self.allowlist.check_body(method, target, body)
-        return identity
+        if self._allowlist is not None:
+            self._allowlist.check_target(request)
 
-    def take(
-        self, environ: WSGIEnvironment, method: str, target: Target, identity: str | None
-    ) -> GiveBack | None:
-        """Take from the limits what an admitted request costs; give what gives it back.
+    def identify(self, request: FalRequest) -> str | None:
+        """Ask the option `authorize`. Give the caller's identity, None if it has no name.
 
         Raises:
-            Refusal: There is not so much left, or it cannot be told.
+            Refusal: The caller may not make this call.
+        """
+        return None if self._authorize is None else identity_of(self._authorize, request)
+
+    def check_body(self, request: FalRequest, body: RequestBody) -> None:
+        """Decide by what the body names, if that is what is run.
+
+        Raises:
+            Refusal: The allowlists do not name it.
+        """
+        if self._allowlist is not None:
+            self._allowlist.check_body(request, body)
+
+    def take(self, request: FalRequest, identity: str | None) -> Refund | None:
+        """Take what the request costs from the limits. Give what refunds it.
+
+        Raises:
+            Refusal: Too little is left, or the count is not available.
         """
         if self._limiter is None:
             return None
-        return self._limiter.take(environ, identity, operation(method, target))
-
-
-# Neither is loaded where it is not set: a start takes so much less.
-
-
-def _allowlist(settings: Settings) -> Allowlist | None:
-    urls, endpoints = settings.allowed_urls, settings.allowed_endpoints
-    if not (urls or endpoints):
-        return None
-    from wsgi_fal_proxy._policy.allowlist import Allowlist  # noqa: PLC0415
-
-    return Allowlist(urls, endpoints, report_only=settings.report_only)
-
-
-def _limiter(settings: Settings) -> Limiter | None:
-    if not settings.limits:
-        return None
-    from wsgi_fal_proxy._policy.limits.limiter import Limiter  # noqa: PLC0415
-
-    return Limiter(settings)
+        return self._limiter.take(request.environ, identity, request.operation)
 
 
 @cache
 def _warn_that_anyone_may_call() -> None:
+    """Log it once in a process. `allowed_urls` alone bounds no money."""
     _logger.warning(
         "Whoever reaches the fal proxy can call fal with your key, as often as they like, and fal"
         " bills you: set authorize, allowed_endpoints or limits, or authorize=allow_anyone if that"

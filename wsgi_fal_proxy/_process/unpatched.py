@@ -33,3 +33,11 @@ allocate_rlock: Final = original("_thread", "RLock")
 start_new_thread: Final = original("_thread", "start_new_thread")
 epoll: Final = original("select", "epoll")
 poll: Final = original("select", "poll")
+SimpleQueue: Final = original("queue", "SimpleQueue")
+Empty: Final[type[Exception]] = original("queue", "Empty")
+
+
+def is_patched() -> bool:
+    """Whether gevent has replaced sockets: then each is for the thread alone that made it."""
+    patched = sys.modules.get("gevent.monkey")
+    return patched is not None and bool(patched.is_module_patched("socket"))

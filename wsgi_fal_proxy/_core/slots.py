@@ -1,0 +1,52 @@
+"""The places for requests that are relayed at the same time: the option `max_concurrent`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from wsgi_fal_proxy._process.fork import reset_in_children
+from wsgi_fal_proxy._process.unpatched import allocate_lock
+from wsgi_fal_proxy.errors import RelayFull
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Slots:
+    """Counts the requests that are being relayed in this process.
+
+    Args:
+        most: How many there may be. None: no limit.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self.reset_after_fork()
+        if most is not None:
+            reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Free all slots: the requests that hold them are the parent's."""
+        self._lock = allocate_lock()
+        self._taken: set[object] = set()
+
+    def take(self) -> Callable[[], None]:
+        """Take a slot, and give what releases it.
+
+        Raises:
+            RelayFull: There is none.
+        """
+        if self._most is None:
+            return _nothing
+        holder = object()
+        with self._lock:
+            if len(self._taken) >= self._most:
+                raise RelayFull
+            self._taken.add(holder)
+        # Of these slots: after a fork, the child has others.
+        return partial(self._taken.discard, holder)
+
+
+def _nothing() -> None:
+    """Release nothing."""

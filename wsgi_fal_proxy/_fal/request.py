@@ -1,0 +1,72 @@
+"""What a client asks for: the request, parsed once into a value that every later step receives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Self
+
+from wsgi_fal_proxy._fal.headers import TARGET_HEADER
+from wsgi_fal_proxy._fal.operations import Kind, Operation, operation
+from wsgi_fal_proxy._fal.target import Target
+from wsgi_fal_proxy.errors import MethodNotAllowed, Refusal
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIEnvironment
+
+_METHODS: Final = frozenset({"GET", "POST"})
+
+
+# No tuple: tools that report errors would show all that is in one. Nobody compares two of them.
+@dataclass(frozen=True, slots=True, eq=False)
+class FalRequest:
+    """A request that may be relayed, if the owner's rules allow it.
+
+    Attributes:
+        environ: The WSGI environ, with all that the app's middleware has put there: a session, a
+            user. Not in the repr. `authorize` must not read the body from it.
+        method: `GET`, `POST` or `PUT`.
+        target: Where the request would go: `target.host`, `target.path`, `target.request_target`.
+        operation: What it asks of fal: `operation.kind`, `operation.endpoint`, `operation.spends`.
+    """
+
+    environ: WSGIEnvironment = field(repr=False)
+    method: str
+    target: Target
+    operation: Operation
+
+    @property
+    def endpoint(self) -> str | None:
+        """The fal endpoint in the target's path, such as `fal-ai/flux/dev`; None without one."""
+        return self.operation.endpoint
+
+    @classmethod
+    def parse(cls, environ: WSGIEnvironment) -> Self:
+        """Accept a client's request by its method and target (rules 2 and 3 of the formula).
+
+        Raises:
+            MethodNotAllowed: It is no GET or POST, nor a PUT that cancels a queued request.
+            TargetMissing: It names no target.
+            TargetInvalid: The target is not a plain https URL.
+            TargetHostNotAllowed: The target is not fal's.
+        """
+        method: str = environ["REQUEST_METHOD"]
+        return cls(environ, method, *_parse(method, environ.get(TARGET_HEADER)))
+
+
+# The same few are called again and again: a model, a status that is polled. A target has at most
+# 8,000 characters, so clients cannot fill the memory with them.
+@lru_cache(maxsize=256)
+def _parse(method: str, text: str | None) -> tuple[Target, Operation]:
+    if method in _METHODS:
+        target = Target.parse(text)
+        return target, operation(method, target)
+    if method == "PUT":
+        try:
+            target = Target.parse(text)
+        except Refusal as refusal:
+            raise MethodNotAllowed from refusal
+        asked = operation(method, target)
+        if asked.kind is Kind.CANCEL:
+            return target, asked
+    raise MethodNotAllowed

@@ -1,0 +1,131 @@
+"""One call to fal: its time, and the connection that it holds."""
+
+from __future__ import annotations
+
+import _socket
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from wsgi_fal_proxy._process.unpatched import allocate_lock
+from wsgi_fal_proxy._upstream.wire import seconds_left
+
+if TYPE_CHECKING:
+    from wsgi_fal_proxy._upstream.connect import Connection
+    from wsgi_fal_proxy._upstream.pool import RelayPool
+
+
+class Call:
+    """One call's deadline and connection. Another thread may abort it at any moment.
+
+    Args:
+        total_timeout: Seconds from now to the end of the answer. None: no limit.
+
+    Attributes:
+        connection: What the call holds, from its pool. None before that and after its release.
+        started: `time.monotonic()` at the beginning.
+        deadline: The same clock's time at which `total_timeout` ends. None: no limit.
+        aborted: Whether `abort` was called.
+        sent: Whether fal may have received a byte of the request.
+    """
+
+    __slots__ = (
+        "_is_abortable",
+        "_lock",
+        "_pool",
+        "aborted",
+        "connection",
+        "deadline",
+        "sent",
+        "started",
+    )
+
+    def __init__(self, total_timeout: float | None = None) -> None:
+        # A real thread's lock, also under gevent: the watcher's thread takes it. Both hold it for
+        # moments only.
+        self._lock = allocate_lock()
+        self._pool: RelayPool | None = None
+        # `abort` uses the connection's descriptor. While a connection is being made or closed, the
+        # descriptor may be another connection's by now.
+        self._is_abortable = False
+        self.connection: Connection | None = None
+        self.aborted: bool = False
+        self.sent: bool = False
+        self.started: float = monotonic()
+        self.deadline: float | None = (
+            None if total_timeout is None else self.started + total_timeout
+        )
+
+    def hold(self, pool: RelayPool, connection: Connection, *, is_connected: bool) -> None:
+        """Take charge of a connection, to be released to its pool."""
+        self._pool, self.connection = pool, connection
+        self._is_abortable = is_connected
+
+    def connected(self) -> None:
+        """Let `abort` break the connection, which has been made."""
+        # Without the lock: whoever sets this looks at `aborted` next.
+        self._is_abortable = True
+
+    def disconnect(self) -> None:
+        """Close the connection and keep holding it, so that it can connect again."""
+        with self._lock:
+            self._is_abortable = False
+        if self.connection is not None:
+            self.connection.close()
+
+    def release_connection(self, *, reusable: bool) -> None:
+        """Give the connection back to its pool. Only the first call counts.
+
+        Args:
+            reusable: Whether another request may use it. If not, it is closed first: a closed
+                connection still has its place in the pool, and connects again when it is used.
+        """
+        connection = self.connection
+        if connection is None:
+            return
+        with self._lock:
+            self._is_abortable = False
+            self.connection = None
+        try:
+            if not reusable:
+                connection.close()
+        finally:
+            if self._pool is not None:
+                self._pool.release(connection)
+
+    def abort(self) -> None:
+        """Break the call off: a wait for the connection ends at once, with an error."""
+        with self._lock:
+            self.aborted = True
+            sock = self.connection.sock if self._is_abortable and self.connection else None
+            if sock:
+                _shut_down(sock.fileno())
+
+    def until(self, seconds: float | None) -> float | None:
+        """Give the time at which a wait of so many seconds from now must end.
+
+        Args:
+            seconds: None: the wait has no limit of its own.
+        """
+        if seconds is None:
+            return self.deadline
+        end = monotonic() + seconds
+        return end if self.deadline is None else min(end, self.deadline)
+
+    def at_most(self, seconds: float | None) -> float | None:
+        """Give how many seconds a wait may last that has this limit, for a socket's timeout."""
+        return seconds if self.deadline is None else seconds_left(self.until(seconds))
+
+    def is_over(self) -> bool:
+        """Whether `total_timeout` has passed."""
+        return self.deadline is not None and monotonic() >= self.deadline
+
+
+def _shut_down(fd: int) -> None:
+    # The system call alone. TLS's and gevent's state belongs to the other thread.
+    with suppress(OSError, ValueError):
+        sock = _socket.socket(fileno=fd)
+        try:
+            sock.shutdown(_socket.SHUT_RDWR)
+        finally:
+            sock.detach()

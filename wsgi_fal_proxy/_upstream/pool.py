@@ -1,0 +1,226 @@
+"""The pools of connections to fal's hosts.
+
+A urllib3 `PoolManager`, ours or the owner's, decides on TLS, on a proxy and on how many connections
+are kept. The relay works on pools of its own that are made by that manager's rules: it copies the
+manager, shallowly, and has the copy make subclasses of the manager's own pool classes. So the
+owner's manager is never changed, and code that shares it, or clears it, does not touch the relay.
+
+urllib3 has no public way to take a connection out of a pool. It keeps these methods for its
+subclasses, and `RelayPool` alone uses them: `_get_conn`, `_put_conn`, `_new_conn`,
+`_prepare_proxy` and `_validate_conn`. `connect` overrides a connection's `_new_conn`. That is why
+urllib3's major version is bounded, and why tests run on its oldest supported and newest versions.
+"""
+
+from __future__ import annotations
+
+import copy
+import ssl
+import weakref
+from functools import cache
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import urllib3
+
+from wsgi_fal_proxy._process.fork import reset_in_children
+from wsgi_fal_proxy._upstream.connect import connection_class
+from wsgi_fal_proxy.errors import SettingsError
+
+if TYPE_CHECKING:
+    from urllib3.connectionpool import HTTPConnectionPool
+
+    from wsgi_fal_proxy._upstream.connect import Connection
+
+_PORT: Final = 443
+# Hosts whose connections are kept. fal's clients call four: fal.run, queue., rest. and wma.fal.run.
+_MOST_HOSTS: Final = 32
+# Connections that are kept for each host: at least as many as any usual server process has threads
+# or greenlets.
+_MOST_KEPT: Final = 1_000
+
+
+def checked_manager(manager: object) -> urllib3.PoolManager:
+    """Check the option `pool_manager`, or make the default manager.
+
+    Raises:
+        SettingsError: It is no `PoolManager`, or it would let a proxy read the requests.
+    """
+    option = "pool_manager"
+    if manager is None:
+        return _default_manager()
+    if not isinstance(manager, urllib3.PoolManager):
+        why = "it must be a urllib3.PoolManager, or None for the default"
+        raise SettingsError(option, manager, why)
+    if manager.proxy_config is not None and manager.proxy_config.use_forwarding_for_https:
+        # The proxy would read every request, the key included.
+        why = "it must be a ProxyManager without use_forwarding_for_https"
+        raise SettingsError(option, manager, why)
+    return manager
+
+
+def _default_manager() -> urllib3.PoolManager:
+    # The context is made once: it reads the system's trust store, or what SSL_CERT_FILE names.
+    context = ssl.create_default_context()
+    # RFC 9525 section 2: a certificate's common name does not identify a host.
+    context.hostname_checks_common_name = False
+    return urllib3.PoolManager(ssl_context=context)
+
+
+class Pools:
+    """One pool for each host that is called.
+
+    Any name under fal's domains is a host, whether it exists or not. So the pools of hosts that
+    have answered are kept apart: a host that has not cannot push them out.
+
+    Args:
+        manager: By its rules the pools are made. It is not changed.
+    """
+
+    def __init__(self, manager: urllib3.PoolManager) -> None:
+        self._manager = manager
+        self._own = _own(manager)
+        self._proven: dict[str, RelayPool] = {}
+        reset_in_children(self)
+
+    def of(self, host: str) -> RelayPool:
+        """Give the pool of a host."""
+        pool = self._proven.get(host)
+        if pool is not None:
+            return pool
+        made: Any = self._own.connection_from_host(host, _PORT, "https")
+        relay_pool: RelayPool = made
+        return relay_pool
+
+    def keep(self, host: str, pool: RelayPool) -> None:
+        """Keep the pool of a host to which a connection was made."""
+        if host in self._proven:
+            return
+        self._proven[host] = pool
+        if len(self._proven) > _MOST_HOSTS:
+            idle = min(list(self._proven), key=lambda name: self._proven[name].released_at)
+            self._proven.pop(idle).close()
+
+    def reset_after_fork(self) -> None:
+        """Begin with no connection: those that there are belong to the parent."""
+        # A thread of the parent may have held a lock in here. To free such an object takes the
+        # lock, too.
+        _left_behind.append((self._own, self._proven))
+        for pool in self._proven.values():
+            pool.forget()
+        self._own = _own(self._manager)
+        self._proven = {}
+
+
+_left_behind: Final[list[object]] = []
+
+
+def _own(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+    """Copy a manager, so that the copy makes pools of ours by the same rules."""
+    own = copy.copy(manager)
+    own.pools = urllib3.PoolManager(_MOST_HOSTS).pools
+    own.pool_classes_by_scheme = {
+        scheme: _pool_class(base) for scheme, base in manager.pool_classes_by_scheme.items()
+    }
+    return own
+
+
+if TYPE_CHECKING:
+    _Base = HTTPConnectionPool
+else:
+    _Base = object
+
+
+class RelayPool(_Base):
+    """Hands out connections, keeps those that come back, and connects.
+
+    urllib3's own pool keeps connections in a queue with a lock and a condition, on which nobody
+    waits unless the pool's size is a bound (`block`). Here they are in a list, whose operations are
+    atomic.
+
+    Attributes:
+        released_at: `time.monotonic()` when a connection last came back.
+    """
+
+    def __init__(self, host: str, port: int | None = None, **options: Any) -> None:
+        self._most_kept: int = options.get("maxsize", _MOST_KEPT)
+        if not options.get("block"):
+            # The queue is not used, and urllib3 would fill it.
+            options["maxsize"] = 1
+        super().__init__(host, port, **options)
+        self.released_at: float = monotonic()
+        self._kept: list[Any] = []
+        self._is_closed = False
+        # As urllib3 does for its queue: to drop a pool closes its connections.
+        weakref.finalize(self, _close_all, self._kept).atexit = False
+
+    def acquire(self, wait_seconds: float | None) -> Connection:
+        """Take the connection that came back last, or a new one that is not connected yet.
+
+        Args:
+            wait_seconds: How long to wait if the pool's size is a bound. None: without limit.
+
+        Raises:
+            EmptyPoolError: The size is a bound, and all connections are in use.
+        """
+        if self.block:
+            taken: Any = self._get_conn(timeout=wait_seconds)
+            return taken  # type: ignore[no-any-return]
+        try:
+            connection = self._kept.pop()
+        except IndexError:
+            made: Any = self._new_conn()
+            return made  # type: ignore[no-any-return]
+        if not connection.is_connected:
+            connection.close()
+        return connection  # type: ignore[no-any-return]
+
+    def connect(self, connection: Connection, timeout_seconds: float | None) -> None:
+        """Connect: through the proxy, if there is one, and with TLS.
+
+        Raises:
+            Exception: One of `errors.WHILE_CONNECTING`.
+        """
+        untyped: Any = connection
+        untyped.timeout = timeout_seconds
+        if self.proxy is not None:
+            self._prepare_proxy(untyped)
+        self._validate_conn(untyped)
+        if untyped.is_closed:
+            untyped.connect()
+        if hasattr(untyped.sock, "suppress_ragged_eofs"):
+            # A connection that is cut off without TLS's closing alert must not pass for the end of
+            # content that ends with the connection (RFC 9112 section 9.8).
+            untyped.sock.suppress_ragged_eofs = False
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back. A closed one connects again when it is used."""
+        self.released_at = monotonic()
+        if self.block:
+            self._put_conn(connection)
+        elif self._is_closed or len(self._kept) >= self._most_kept:
+            connection.close()
+        else:
+            self._kept.append(connection)
+
+    def close(self) -> None:
+        """Close the connections that are kept, and those that are in use when they come back."""
+        self._is_closed = True
+        _close_all(self._kept)
+        super().close()
+
+    def forget(self) -> None:
+        """Close this process's copies of the connections that another process uses."""
+        self._is_closed = True
+        _close_all(self._kept)
+
+
+def _close_all(connections: list[Any]) -> None:
+    while connections:
+        connections.pop().close()
+
+
+@cache
+def _pool_class(base: type[HTTPConnectionPool]) -> type[Any]:
+    """Derive the relay's pool class from a manager's own one."""
+    connections = {"ConnectionCls": connection_class(base.ConnectionCls)}
+    return type("RelayPool", (RelayPool, base), connections)
