@@ -15,10 +15,10 @@ import redis as redis_client
 
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
 from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.redis_store import RedisStore
 from wsgi_fal_proxy._policy.limits.store import (
-    Counted,
+    Charge,
     MemoryStore,
-    RedisStore,
     Store,
     StoreFailed,
     store,
@@ -47,15 +47,15 @@ def client(redis: RedisServer) -> Iterator[Any]:
         yield connected
 
 
-def given_back(counted: Counted) -> None:
-    assert counted.give_back is not None
-    counted.give_back()
+def given_back(counted: Charge) -> None:
+    assert counted.refund is not None
+    counted.refund()
 
 
 def taken(counts: Store, callers: list[str]) -> list[int]:
     """Give what is taken, by asking for more than there can be."""
     counted = counts.take(LIMITS, callers, 1_000)
-    assert counted.give_back is None
+    assert counted.refund is None
     return list(counted.taken)
 
 
@@ -67,7 +67,7 @@ def test_what_a_call_costs_is_taken_of_each_limit(counts: Store) -> None:
 
 
 def test_the_end_of_each_window_is_told(counts: Store) -> None:
-    day, week = counts.take(LIMITS, ALICE, 1).left
+    day, week = counts.take(LIMITS, ALICE, 1).seconds_left
     assert 0 < day <= 86_400
     assert 0 < week <= 604_800
     # Both windows begin at a midnight in UTC.
@@ -79,32 +79,32 @@ def test_of_several_limits_all_are_taken_or_none(counts: Store, callers: list[st
     counts.take(LIMITS, ALICE, 90)
     counts.take(LIMITS, BOB, 40)
     before = taken(counts, callers)
-    assert counts.take(LIMITS, callers, 21).give_back is None
+    assert counts.take(LIMITS, callers, 21).refund is None
     assert taken(counts, callers) == before
 
 
 def test_a_limit_is_reached_exactly(counts: Store) -> None:
-    assert counts.take(LIMITS, ALICE, 99).give_back is not None
-    assert counts.take(LIMITS, ALICE, 2).give_back is None
-    assert counts.take(LIMITS, ALICE, 1).give_back is not None
-    assert counts.take(LIMITS, ALICE, 1).give_back is None
+    assert counts.take(LIMITS, ALICE, 99).refund is not None
+    assert counts.take(LIMITS, ALICE, 2).refund is None
+    assert counts.take(LIMITS, ALICE, 1).refund is not None
+    assert counts.take(LIMITS, ALICE, 1).refund is None
 
 
 def test_what_is_given_back_can_be_taken_again(counts: Store) -> None:
     counted = counts.take(LIMITS, ALICE, 100)
     given_back(counted)
     assert taken(counts, ALICE) == [0, 0]
-    assert counts.take(LIMITS, ALICE, 100).give_back is not None
+    assert counts.take(LIMITS, ALICE, 100).refund is not None
 
 
-def test_64_threads_take_and_give_back_exactly(counts: Store) -> None:
+def test_64_threads_take_and_refund_exactly(counts: Store) -> None:
     def call(number: int) -> bool:
         counted = counts.take(LIMITS, ALICE, 1)
         # Every third call fails.
-        if counted.give_back is not None and number % 3 == 0:
-            counted.give_back()
+        if counted.refund is not None and number % 3 == 0:
+            counted.refund()
             return False
-        return counted.give_back is not None
+        return counted.refund is not None
 
     with ThreadPoolExecutor(64) as threads:
         kept = sum(threads.map(call, range(3_000)))
@@ -123,9 +123,9 @@ def test_in_memory_no_call_of_many_is_lost_nor_given_back_twice() -> None:
         all_begun.wait()
         for number in range(500):
             counted = counts.take(many, ["alice"], 1)
-            if counted.give_back is not None and number % 2:
-                counted.give_back()
-            elif counted.give_back is not None:
+            if counted.refund is not None and number % 2:
+                counted.refund()
+            elif counted.refund is not None:
                 kept += 1
         return kept
 
@@ -134,7 +134,7 @@ def test_in_memory_no_call_of_many_is_lost_nor_given_back_twice() -> None:
             kept = sum(threads.map(calls, range(64)))
     finally:
         sys.setswitchinterval(interval)
-    assert counts.take(many, ["alice"], 16_000 - kept).give_back is not None
+    assert counts.take(many, ["alice"], 16_000 - kept).refund is not None
     assert counts.take(many, ["alice"], 1).taken == [16_000]
 
 
@@ -205,7 +205,7 @@ def test_what_redis_has_forgotten_is_not_given_back(redis: RedisServer, client: 
 
 
 def test_redis_forgets_a_count_by_the_end_of_its_window(redis: RedisServer, client: Any) -> None:
-    left = RedisStore(redis.uri).take(LIMITS, ALICE, 1).left
+    left = RedisStore(redis.uri).take(LIMITS, ALICE, 1).seconds_left
     lives = [client.ttl(key_of(client, caller)) for caller in ALICE]
     assert all(life <= end for life, end in zip(lives, left, strict=True))
     assert min(lives) > 0

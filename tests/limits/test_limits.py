@@ -19,9 +19,13 @@ from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.support.serving import ROOT
 from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, Refuse, SettingsError
-from wsgi_fal_proxy._fal.operations import is_unbilled
-from wsgi_fal_proxy._policy.limits.limiter import _duration, _exceeded, _Outage, _Prices, caller
+from wsgi_fal_proxy._fal.operations import may_be_billed
+from wsgi_fal_proxy._policy.limits import redis_store
+from wsgi_fal_proxy._policy.limits.caller import caller_name
+from wsgi_fal_proxy._policy.limits.costs import Costs
+from wsgi_fal_proxy._policy.limits.limiter import _duration, _exceeded
 from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.outage import Outage
 from wsgi_fal_proxy._policy.limits.store import StoreFailed
 from wsgi_fal_proxy.errors import LimitExceeded
 
@@ -196,12 +200,12 @@ PRICES = {"fal-ai/veo3/**": 20, "fal-ai/veo3/fast": 10, "**/pro": 5, "fal-ai/*":
     ],
 )
 def test_a_call_costs_by_its_endpoint(endpoint: str | None, cost: int) -> None:
-    assert _Prices(PRICES).of(endpoint) == cost
+    assert Costs(PRICES).of(endpoint) == cost
 
 
 @pytest.mark.parametrize("endpoint", ["fal-ai/veo3", "%", None])
 def test_without_prices_each_call_costs_one(endpoint: str | None) -> None:
-    assert _Prices(None).of(endpoint) == 1
+    assert Costs(None).of(endpoint) == 1
 
 
 def test_a_dear_call_is_refused_where_a_cheap_one_is_not(fal: FakeFal) -> None:
@@ -226,7 +230,7 @@ def test_a_dear_call_is_refused_where_a_cheap_one_is_not(fal: FakeFal) -> None:
     ],
 )
 def test_these_are_one_caller(one: tuple[str | None, str], other: tuple[str | None, str]) -> None:
-    assert caller(*one) == caller(*other)
+    assert caller_name(*one) == caller_name(*other)
 
 
 def test_these_are_callers_of_their_own() -> None:
@@ -247,7 +251,7 @@ def test_these_are_callers_of_their_own() -> None:
         ("a/b:{c}\r\n", ""),
         ("a" * 100_000, ""),
     ]
-    names = [caller(identity, address) for identity, address in known]
+    names = [caller_name(identity, address) for identity, address in known]
     assert len(set(names)) == len(known)
     assert {len(name) for name in names} == {32}
 
@@ -353,7 +357,7 @@ def test_fals_answer_tells_whether_it_is_given_back(
     proxy = limited(fal, "1/day")
     fal.answer_next(status, "{}")
     assert call(proxy) == str(status)
-    assert is_unbilled(status) is unbilled
+    assert may_be_billed(status) is not unbilled
     assert call(proxy) == ("200" if unbilled else "limit_exceeded")
 
 
@@ -539,7 +543,9 @@ def test_without_its_store_a_limit_refuses_what_spends_and_says_so_once(
     redis.start()
     assert [call(proxy) for _ in range(3)] == ["200"] * 3
     begun, ended = caplog.messages
-    assert begun.startswith("limits_unavailable: the store of the limits failed; calls are refused")
+    assert begun.startswith(
+        "limits_unavailable: the store of the limits failed. Until it answers, calls are refused"
+    )
     assert "ConnectionError" in begun
     assert ended == "The store of the limits answers again."
 
@@ -551,7 +557,7 @@ def test_without_its_store_a_limit_that_fails_open_lets_all_through_and_says_so_
     redis.stop()
     assert [call(proxy) for _ in range(3)] == ["200"] * 3
     assert len(caplog.messages) == 1
-    assert "calls are let through, uncounted, until" in caplog.messages[0]
+    assert "Until it answers, calls are relayed uncounted" in caplog.messages[0]
     redis.start()
     assert [call(proxy) for _ in range(2)] == ["200", "limit_exceeded"]
 
@@ -572,7 +578,7 @@ def test_what_cannot_be_given_back_stays_taken(
 
 
 def test_a_late_answer_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    outage, failure = _Outage("refused"), StoreFailed()
+    outage, failure = Outage("refused"), StoreFailed()
     early = outage.number
     outage.begins(outage.number, failure)
     # Two that had asked before the store failed: one has its answer, one has none.
@@ -688,6 +694,7 @@ def test_what_equals_no_limits_but_is_no_list_is_refused() -> None:
 def test_a_library_that_is_not_installed_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, module: str, options: Any
 ) -> None:
+    monkeypatch.delitem(sys.modules, redis_store.__name__)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SettingsError, match=r"more libraries: pip install 'limits\[redis\]'"):
         FalProxy(**options)

@@ -15,9 +15,9 @@ import urllib3
 
 from tests.support.raw_server import WAIT_SECONDS
 from tests.support.serving import Served, dialling, serve_gunicorn
-from wsgi_fal_proxy._policy.limits.limiter import caller
+from wsgi_fal_proxy._policy.limits.caller import caller_name
 from wsgi_fal_proxy._policy.limits.notation import limit
-from wsgi_fal_proxy._policy.limits.store import RedisStore
+from wsgi_fal_proxy._policy.limits.redis_store import RedisStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def serving(
 
 def taken(redis: RedisServer) -> int:
     """Give what is taken, by asking for more than there can be."""
-    name = caller(None, "127.0.0.1")
+    name = caller_name(None, "127.0.0.1")
     return RedisStore(redis.uri).take([limit("100/365 days")], [name], 1_000).taken[0]
 
 

@@ -321,7 +321,7 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             {"FAL_KEY_FILE": "/nowhere"},
             [],
-            "The server's file for the fal key (FAL_KEY_FILE) cannot be read: No such file or"
+            "The file for the fal key on the server (FAL_KEY_FILE) cannot be read: No such file or"
             " directory.",
             id="key-file",
         ),

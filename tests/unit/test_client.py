@@ -41,14 +41,14 @@ class Channel:
 @pytest.mark.parametrize("key", ["gunicorn.socket", "werkzeug.socket"])
 def test_an_answer_in_chunks_goes_on_with_what_is_no_chunk(pair: Pair, key: str) -> None:
     ours, theirs = pair
-    client.spoil({"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.multithread": True, key: ours})
+    client.break_framing({"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.multithread": True, key: ours})
     assert theirs.recv(100) == b"truncated\r\n"
 
 
 def test_waitress_writes_it_itself(pair: Pair) -> None:
     channel = Channel(pair[0])
     environ = {"waitress.client_disconnected": channel.check_client_disconnected}
-    client.spoil({"SERVER_PROTOCOL": "HTTP/1.1", **environ})
+    client.break_framing({"SERVER_PROTOCOL": "HTTP/1.1", **environ})
     assert channel.written == [b"truncated\r\n"]
     assert client.client_connection(environ)[0] == pair[0].fileno()
 
@@ -71,7 +71,7 @@ def test_an_answer_that_ends_with_its_connection_is_reset(
 ) -> None:
     ours, theirs = pair
     ours.sendall(b"part")
-    client.spoil({"SERVER_PROTOCOL": protocol, **environ(ours)})
+    client.break_framing({"SERVER_PROTOCOL": protocol, **environ(ours)})
     assert theirs.recv(100) == b"part"
     with pytest.raises(ConnectionResetError):
         theirs.recv(100)
@@ -79,7 +79,7 @@ def test_an_answer_that_ends_with_its_connection_is_reset(
 
 @pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
 def test_where_the_server_keeps_its_socket_nothing_is_done(protocol: str) -> None:
-    client.spoil({"SERVER_PROTOCOL": protocol})
+    client.break_framing({"SERVER_PROTOCOL": protocol})
 
 
 def test_a_client_that_has_left_is_no_error(pair: Pair) -> None:
@@ -87,7 +87,7 @@ def test_a_client_that_has_left_is_no_error(pair: Pair) -> None:
     theirs.close()
     environ: dict[str, Any] = {"SERVER_PROTOCOL": "HTTP/1.1", "gunicorn.socket": ours}
     for _ in range(3):
-        client.spoil(environ)
+        client.break_framing(environ)
     client.reset(ours.fileno())
 
 
@@ -105,7 +105,7 @@ def test_a_connection_that_is_closed_or_other_requests_too_is_let_be(pair: Pair)
     ours, theirs = pair
     environ = {"SERVER_PROTOCOL": "HTTP/2.0", "gunicorn.socket": ours}
     assert client.client_connection(environ)[0] is None
-    client.spoil(environ)
+    client.break_framing(environ)
     ours.sendall(b"still there")
     assert theirs.recv(100) == b"still there"
     ours.close()
@@ -121,6 +121,6 @@ def test_uwsgis_connection_is_reset_whatever_nginx_was_asked_in(
 ) -> None:
     ours, theirs = pair
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(connection_fd=ours.fileno))
-    client.spoil({"SERVER_PROTOCOL": protocol})
+    client.break_framing({"SERVER_PROTOCOL": protocol})
     with pytest.raises(ConnectionResetError):
         theirs.recv(100)

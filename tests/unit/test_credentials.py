@@ -12,7 +12,7 @@ import pytest
 
 from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import FalProxy
-from wsgi_fal_proxy._fal.key import Credentials, KeyFile, KeySource, Secret
+from wsgi_fal_proxy._fal.key import Hidden, Key, KeyFile, KeySource
 from wsgi_fal_proxy.errors import FalProxyError, KeyMalformed, KeyMissing
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def key_file(tmp_path: Path) -> Path:
     return tmp_path / "key"
 
 
-def authorization(credentials: Credentials) -> str:
+def authorization(credentials: Key) -> str:
     return str(credentials.authorization({}))
 
 
@@ -61,7 +61,7 @@ def age(path: Path, seconds: int) -> None:
     ],
 )
 def test_key_becomes_the_authorization(key: str) -> None:
-    assert authorization(Credentials(key)) == f"Key {key}"
+    assert authorization(Key(key)) == f"Key {key}"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_key_becomes_the_authorization(key: str) -> None:
     ],
 )
 def test_white_space_around_a_key_does_not_matter(raw: str) -> None:
-    assert authorization(Credentials(raw)) == f"Key {KEY}"
+    assert authorization(Key(raw)) == f"Key {KEY}"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_white_space_around_a_key_does_not_matter(raw: str) -> None:
 )
 def test_blank_key_is_missing(raw: str) -> None:
     with pytest.raises(KeyMissing) as caught:
-        Credentials(raw).authorization({})
+        Key(raw).authorization({})
     assert (caught.value.reason, caught.value.status[:3]) == ("key_missing", "500")
 
 
@@ -112,12 +112,12 @@ def test_blank_key_is_missing(raw: str) -> None:
 )
 def test_malformed_key_is_refused_by_position(raw: str, position: int) -> None:
     with pytest.raises(KeyMalformed) as caught:
-        Credentials(raw).authorization({})
+        Key(raw).authorization({})
     assert (caught.value.reason, caught.value.status[:3]) == ("key_malformed", "500")
     assert f"position {position} is" in caught.value.detail
 
 
-def traceback_of_a_failure(credentials: Credentials) -> str:
+def traceback_of_a_failure(credentials: Key) -> str:
     """Give all that a traceback can show, the locals of every frame included."""
     with pytest.raises(FalProxyError) as caught:
         credentials.authorization({})
@@ -138,7 +138,7 @@ def test_malformed_key_does_not_show_in_a_traceback(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], key: str | KeySource | None
 ) -> None:
     set_variables(monkeypatch, environment)
-    trace = traceback_of_a_failure(Credentials(key))
+    trace = traceback_of_a_failure(Key(key))
     assert "KeyMalformed" in trace
     assert "private" not in trace
     # It would lead to the key, though it does not show it.
@@ -147,19 +147,19 @@ def test_malformed_key_does_not_show_in_a_traceback(
 
 def test_malformed_key_of_a_file_does_not_show_in_a_traceback(key_file: Path) -> None:
     key_file.write_text("private key")
-    trace = traceback_of_a_failure(Credentials(KeyFile(key_file)))
+    trace = traceback_of_a_failure(Key(KeyFile(key_file)))
     assert "position 8 is" in trace
     assert "private" not in trace
 
 
 def test_key_does_not_show_in_a_repr() -> None:
-    credentials = Credentials("private")
+    credentials = Key("private")
     value = credentials.authorization({})
     assert "private" not in repr([value, credentials, vars(credentials)])
 
 
 def test_secret_does_not_show_in_a_repr() -> None:
-    secret = Secret("private")
+    secret = Hidden("private")
     assert (repr(secret), f"{secret!r}", repr({"a": secret})) == (
         "<redacted>",
         "<redacted>",
@@ -168,14 +168,14 @@ def test_secret_does_not_show_in_a_repr() -> None:
 
 
 def test_secret_is_its_text_otherwise() -> None:
-    assert (str(Secret("a")), Secret("a"), Secret("a") + "b") == ("a", "a", "ab")
+    assert (str(Hidden("a")), Hidden("a"), Hidden("a") + "b") == ("a", "a", "ab")
 
 
 # A callable.
 
 
 def test_callable_gives_the_key_of_each_request() -> None:
-    credentials = Credentials(lambda environ: environ["key"])
+    credentials = Key(lambda environ: environ["key"])
     keys = [credentials.authorization({"key": key}) for key in ("a", "b", "b", "a")]
     assert keys == ["Key a", "Key b", "Key b", "Key a"]
 
@@ -186,18 +186,18 @@ def test_callable_gives_the_key_of_each_request() -> None:
 )
 def test_callable_that_gives_no_key_means_that_it_is_missing(key: str | None) -> None:
     with pytest.raises(KeyMissing):
-        Credentials(lambda _: key).authorization({})
+        Key(lambda _: key).authorization({})
 
 
 def test_key_of_an_earlier_request_does_not_stand_in_for_one_that_is_missing() -> None:
-    credentials = Credentials(lambda environ: environ.get("key"))
+    credentials = Key(lambda environ: environ.get("key"))
     credentials.authorization({"key": "a"})
     with pytest.raises(KeyMissing):
         credentials.authorization({})
 
 
 def test_key_of_an_earlier_request_does_not_stand_in_for_one_that_is_malformed() -> None:
-    credentials = Credentials(lambda environ: environ.get("key"))
+    credentials = Key(lambda environ: environ.get("key"))
     credentials.authorization({"key": "a"})
     with pytest.raises(KeyMalformed):
         credentials.authorization({"key": "a b"})
@@ -209,7 +209,7 @@ def failing_source(_: object) -> str:
 
 def test_callable_that_raises_means_that_the_key_is_missing() -> None:
     with pytest.raises(KeyMissing, match="raised LookupError") as caught:
-        Credentials(failing_source).authorization({})
+        Key(failing_source).authorization({})
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
@@ -218,14 +218,14 @@ def test_where_a_callable_raised_is_for_the_log_alone() -> None:
         return json.dumps(environ, default=failing_source)
 
     with pytest.raises(KeyMissing) as caught:
-        Credentials(source).authorization({"": object()})
+        Key(source).authorization({"": object()})
     # The owner's own code, and what it called in the end; not what is between.
     line, last = (code.co_firstlineno + 1 for code in (source.__code__, failing_source.__code__))
     assert caught.value.for_the_log == (
         f" ({__file__}, line {line}, in source, from where {__file__}, line {last}, in"
         " failing_source)"
     )
-    assert caught.value.detail == "The callable that gives the fal key raised LookupError."
+    assert caught.value.detail == "The callable for the fal key on the server raised LookupError."
 
 
 def test_an_error_that_says_nothing_of_where_it_was_raised_does_no_harm() -> None:
@@ -236,7 +236,7 @@ def test_an_error_that_says_nothing_of_where_it_was_raised_does_no_harm() -> Non
         raise Untraceable("private")
 
     with pytest.raises(KeyMissing) as caught:
-        Credentials(source).authorization({})
+        Key(source).authorization({})
     assert caught.value.__context__ is None
 
 
@@ -249,7 +249,7 @@ def test_what_a_callable_was_given_is_freed_when_it_raised() -> None:
     gc.disable()
     try:
         with contextlib.suppress(KeyMissing):
-            Credentials(failing_source).authorization(environ)
+            Key(failing_source).authorization(environ)
         del environ
         assert given() is None
     finally:
@@ -259,7 +259,7 @@ def test_what_a_callable_was_given_is_freed_when_it_raised() -> None:
 def test_a_callable_that_cannot_be_called_with_an_environ_is_told_so() -> None:
     source: Callable[..., str] = lambda: "private"  # noqa: E731 - its arguments are the mistake
     with pytest.raises(KeyMissing, match="raised TypeError") as caught:
-        Credentials(source).authorization({})
+        Key(source).authorization({})
     assert caught.value.for_the_log == " (as it was called, with the WSGI environ)"
 
 
@@ -267,7 +267,7 @@ def test_where_a_callable_raised_is_logged_without_what_it_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     _, _, content = answer_to(FalProxy(key=failing_source), HTTP_X_FAL_TARGET_URL=RUN)
-    message = "The callable that gives the fal key raised LookupError."
+    message = "The callable for the fal key on the server raised LookupError."
     line = failing_source.__code__.co_firstlineno + 1
     assert caplog.messages == [
         f"key_missing: {message} ({__file__}, line {line}, in failing_source)"
@@ -277,7 +277,7 @@ def test_where_a_callable_raised_is_logged_without_what_it_said(
 
 
 def test_what_a_callable_raises_does_not_show_in_a_traceback() -> None:
-    trace = traceback_of_a_failure(Credentials(failing_source))
+    trace = traceback_of_a_failure(Key(failing_source))
     assert "KeyMissing" in trace
     assert "private" not in trace
 
@@ -285,7 +285,7 @@ def test_what_a_callable_raises_does_not_show_in_a_traceback() -> None:
 def test_callable_that_gives_bytes_does_not_give_a_key() -> None:
     source: Callable[..., object] = lambda _: b"private"  # noqa: E731 - its type is the mistake
     with pytest.raises((TypeError, FalProxyError)):
-        Credentials(source).authorization({})  # type: ignore[arg-type]
+        Key(source).authorization({})  # type: ignore[arg-type]
 
 
 # The environment.
@@ -314,7 +314,7 @@ def test_key_comes_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], key: str
 ) -> None:
     set_variables(monkeypatch, environment)
-    assert authorization(Credentials(None)) == f"Key {key}"
+    assert authorization(Key(None)) == f"Key {key}"
 
 
 @pytest.mark.parametrize(
@@ -338,11 +338,11 @@ def test_environment_without_a_key_means_that_it_is_missing(
 ) -> None:
     set_variables(monkeypatch, environment)
     with pytest.raises(KeyMissing):
-        Credentials(None).authorization({})
+        Key(None).authorization({})
 
 
 def test_key_that_is_set_late_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    credentials = Credentials(None)
+    credentials = Key(None)
     with pytest.raises(KeyMissing):
         credentials.authorization({})
     monkeypatch.setenv("FAL_KEY", "k")
@@ -350,7 +350,7 @@ def test_key_that_is_set_late_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_key_that_changes_in_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    credentials = Credentials(None)
+    credentials = Key(None)
     monkeypatch.setenv("FAL_KEY", "a")
     assert authorization(credentials) == "Key a"
     monkeypatch.setenv("FAL_KEY", "b")
@@ -359,7 +359,7 @@ def test_key_that_changes_in_the_environment_counts(monkeypatch: pytest.MonkeyPa
 
 def test_key_that_is_given_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAL_KEY", "environment")
-    assert authorization(Credentials("given")) == "Key given"
+    assert authorization(Key("given")) == "Key given"
 
 
 def test_file_that_the_environment_names_comes_before_id_and_secret(
@@ -369,14 +369,14 @@ def test_file_that_the_environment_names_comes_before_id_and_secret(
     monkeypatch.setenv("FAL_KEY_FILE", str(key_file))
     monkeypatch.setenv("FAL_KEY_ID", "i")
     monkeypatch.setenv("FAL_KEY_SECRET", "s")
-    assert authorization(Credentials(None)) == f"Key {KEY}"
+    assert authorization(Key(None)) == f"Key {KEY}"
 
 
 def test_file_that_the_environment_names_is_read_again_when_it_changes(
     monkeypatch: pytest.MonkeyPatch, key_file: Path
 ) -> None:
     monkeypatch.setenv("FAL_KEY_FILE", str(key_file))
-    credentials = Credentials(None)
+    credentials = Key(None)
     key_file.write_text("first")
     age(key_file, 1)
     assert authorization(credentials) == "Key first"
@@ -388,7 +388,7 @@ def test_file_that_the_environment_names_is_read_again_when_it_changes(
 def test_environment_may_name_another_file_later(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    credentials = Credentials(None)
+    credentials = Key(None)
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
     monkeypatch.setenv("FAL_KEY_FILE", str(tmp_path / "a"))
@@ -411,12 +411,12 @@ def test_environment_may_name_another_file_later(
 )
 def test_file_holds_the_key(key_file: Path, content: bytes) -> None:
     key_file.write_bytes(content)
-    assert authorization(Credentials(KeyFile(key_file))) == f"Key {KEY}"
+    assert authorization(Key(KeyFile(key_file))) == f"Key {KEY}"
 
 
 def test_path_of_a_file_may_be_text(key_file: Path) -> None:
     key_file.write_text("k")
-    assert authorization(Credentials(KeyFile(str(key_file)))) == "Key k"
+    assert authorization(Key(KeyFile(str(key_file)))) == "Key k"
 
 
 @pytest.mark.parametrize(
@@ -425,9 +425,9 @@ def test_path_of_a_file_may_be_text(key_file: Path) -> None:
 def test_blank_file_means_that_the_key_is_missing(key_file: Path, content: bytes) -> None:
     key_file.write_bytes(content)
     with pytest.raises(KeyMissing) as caught:
-        Credentials(KeyFile(key_file)).authorization({})
+        Key(KeyFile(key_file)).authorization({})
     assert caught.value.detail == (
-        "The server's file for the fal key, which FAL_KEY_FILE or KeyFile names, is empty."
+        "The file for the fal key on the server (FAL_KEY_FILE or KeyFile) is empty."
     )
 
 
@@ -437,9 +437,9 @@ def test_blank_file_that_the_environment_names_is_told_of(
     monkeypatch.setenv("FAL_KEY_FILE", str(key_file))
     key_file.write_bytes(b"")
     with pytest.raises(KeyMissing, match="is empty"):
-        Credentials(None).authorization({})
+        Key(None).authorization({})
     key_file.write_bytes(b"k")
-    assert authorization(Credentials(None)) == "Key k"
+    assert authorization(Key(None)) == "Key k"
 
 
 @pytest.mark.parametrize(
@@ -458,13 +458,13 @@ def test_file_that_holds_no_key_is_refused_by_position(
 ) -> None:
     key_file.write_bytes(content)
     with pytest.raises(KeyMalformed, match=f"position {position} is"):
-        Credentials(KeyFile(key_file)).authorization({})
+        Key(KeyFile(key_file)).authorization({})
 
 
 def test_file_that_is_too_large_for_a_key_is_refused(key_file: Path) -> None:
     key_file.write_bytes(b"a" * 5_000)
     with pytest.raises(FalProxyError):
-        Credentials(KeyFile(key_file)).authorization({})
+        Key(KeyFile(key_file)).authorization({})
 
 
 @pytest.mark.parametrize(
@@ -477,7 +477,7 @@ def test_file_that_is_too_large_for_a_key_is_refused(key_file: Path) -> None:
 )
 def test_file_that_cannot_be_read_means_that_the_key_is_missing(tmp_path: Path, name: str) -> None:
     with pytest.raises(KeyMissing) as caught:
-        Credentials(KeyFile(tmp_path / name)).authorization({})
+        Key(KeyFile(tmp_path / name)).authorization({})
     assert (caught.value.reason, caught.value.status[:3]) == ("key_missing", "500")
     # A path may be the key, given in the wrong place.
     assert caught.value.__cause__ is None
@@ -539,12 +539,12 @@ def test_file_that_changes_under_its_old_time_is_read_again(key_file: Path) -> N
 
 
 def test_part_of_a_secret_does_not_show_either() -> None:
-    assert repr(Secret("private")[:3]) == "<redacted>"
-    assert Secret("private")[:3] == "pri"
+    assert repr(Hidden("private")[:3]) == "<redacted>"
+    assert Hidden("private")[:3] == "pri"
 
 
 def test_file_that_goes_away_is_not_remembered(key_file: Path) -> None:
-    credentials = Credentials(KeyFile(key_file))
+    credentials = Key(KeyFile(key_file))
     key_file.write_text("a")
     assert authorization(credentials) == "Key a"
     key_file.unlink()
@@ -553,7 +553,7 @@ def test_file_that_goes_away_is_not_remembered(key_file: Path) -> None:
 
 
 def test_file_that_comes_late_counts(key_file: Path) -> None:
-    credentials = Credentials(KeyFile(key_file))
+    credentials = Key(KeyFile(key_file))
     with pytest.raises(KeyMissing):
         credentials.authorization({})
     key_file.write_text("a")
@@ -569,10 +569,10 @@ def test_key_of_a_file_does_not_show_in_a_repr(key_file: Path) -> None:
 @pytest.mark.parametrize("name", ["FAL_KEY_ID", "FAL_KEY_SECRET"])
 def test_half_a_key_is_told(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "half")
-    with pytest.raises(KeyMissing, match="only one is set"):
-        Credentials(None).authorization({})
+    with pytest.raises(KeyMissing, match="Only one of FAL_KEY_ID and FAL_KEY_SECRET"):
+        Key(None).authorization({})
 
 
 def test_callable_that_gives_no_key_is_to_blame_itself() -> None:
-    with pytest.raises(KeyMissing, match="The callable that gives the fal key"):
-        Credentials(lambda _: None).authorization({})
+    with pytest.raises(KeyMissing, match="The callable for the fal key"):
+        Key(lambda _: None).authorization({})

@@ -14,7 +14,7 @@ import webtest
 from tests.support.raw_server import RawServer
 from wsgi_fal_proxy import FalProxy, KeyFile, SettingsError, __version__
 from wsgi_fal_proxy._core.exchange import Relaying
-from wsgi_fal_proxy._fal.key import Credentials, Secret
+from wsgi_fal_proxy._fal.key import Hidden, Key
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy.errors import FalProxyError
 
@@ -374,10 +374,10 @@ def test_a_wrong_option_fails_at_construction_and_says_what_is_accepted(
 def test_the_key_does_not_show_in_a_repr(fal: FakeFal) -> None:
     proxy = FalProxy(key="sk-secret", pool_manager=fal.pool_manager())
     assert "sk-secret" not in repr(vars(proxy))
-    credentials = Credentials("sk-secret")
+    credentials = Key("sk-secret")
     assert "sk-secret" not in repr(credentials.authorization({}))
     assert "sk-secret" not in repr(vars(credentials))
-    assert repr(Secret("x")) == "<redacted>"
+    assert repr(Hidden("x")) == "<redacted>"
 
 
 def test_no_frame_of_an_error_shows_the_key(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_file_that_is_missing_is_a_warning(
     FalProxy(key=KeyFile(tmp_path / "none"))
     ((_, level, message),) = caplog.record_tuples
     assert level == logging.WARNING
-    assert message.startswith("key_missing: The server's file for the fal key (FAL_KEY_FILE)")
+    assert message.startswith("key_missing: The file for the fal key on the server (FAL_KEY_FILE)")
 
 
 @pytest.mark.parametrize("source", ["option", "environment", "file"])

@@ -6,7 +6,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
-from wsgi_fal_proxy._downstream.connection import client_connection, reset, spoil
+from wsgi_fal_proxy._downstream.connection import break_framing, client_connection, reset
 from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._http.content_coding import decoded
 from wsgi_fal_proxy._upstream.client import Call
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from wsgi_fal_proxy._core.record import Observation
     from wsgi_fal_proxy._fal.target import Target
-    from wsgi_fal_proxy._policy.limits.limiter import GiveBack
+    from wsgi_fal_proxy._policy.limits.store import Refund
     from wsgi_fal_proxy._upstream.client import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
@@ -35,7 +35,7 @@ class Relaying:
         call: By which it can be broken off.
         response: fal's, once its head is here.
         seen: What the observer will be told; None without one.
-        give_back: Gives back what limits have taken for this request, until it is settled.
+        refund: Refunds what the limits were charged for this request, until it is settled.
     """
 
     __slots__ = (
@@ -46,7 +46,7 @@ class Relaying:
         "_slots",
         "_target",
         "call",
-        "give_back",
+        "refund",
         "response",
         "seen",
     )
@@ -61,7 +61,7 @@ class Relaying:
         self._has_slot = False
         self._fd: int | None = None
         self._on_gone = self.call.abort
-        self.give_back: GiveBack | None = None
+        self.refund: Refund | None = None
 
     def begin(self, environ: WSGIEnvironment, method: str, target: Target) -> None:
         """Take a slot, and watch the client.
@@ -94,10 +94,10 @@ class Relaying:
             self.seen.tell()
 
     def settle(self, *, billed: bool) -> None:
-        """Let what limits have taken be taken, or give it back; the first word is the last."""
-        give_back, self.give_back = self.give_back, None
-        if give_back is not None and not billed:
-            give_back()
+        """Keep or refund the charge. Only the first call counts."""
+        refund, self.refund = self.refund, None
+        if refund is not None and not billed:
+            refund()
 
     def hang_up(self, environ: WSGIEnvironment) -> bool:
         """Have done with a client that has left; tell whether it has.
@@ -175,7 +175,7 @@ class Content:
         except Truncated as error:
             self._relaying.log(error)
             if self._sent and self._endless:
-                spoil(self._environ)
+                break_framing(self._environ)
             if self._relaying.hang_up(self._environ):
                 # The client has left; the server need not hear of an error, and finds out.
                 raise StopIteration from None

@@ -19,8 +19,8 @@ from wsgi_fal_proxy._fal.headers import (
     response_headers,
     without_unknown,
 )
-from wsgi_fal_proxy._fal.key import Credentials, KeyFile
-from wsgi_fal_proxy._fal.operations import Kind, is_unbilled, operation
+from wsgi_fal_proxy._fal.key import Key, KeyFile
+from wsgi_fal_proxy._fal.operations import Kind, may_be_billed, operation
 from wsgi_fal_proxy._fal.target import Target
 from wsgi_fal_proxy._http.content_coding import content_coding
 from wsgi_fal_proxy._http.fields import environ_key
@@ -124,7 +124,7 @@ class FalProxy:
         settings = Settings.build(options)
         self._max_body_bytes = settings.max_body_bytes
         self._forwarded = frozenset(map(environ_key, settings.forward_headers))
-        self._credentials = Credentials(settings.key)
+        self._key = Key(settings.key)
         if settings.key is None or isinstance(settings.key, str | KeyFile):
             self._warn_of_key()
         gate = Gate(settings)
@@ -169,7 +169,7 @@ class FalProxy:
             KeyMissing: There is none.
             KeyMalformed: It cannot be a fal key; the error says at which position, not what.
         """
-        self._credentials.authorization(environ)
+        self._key.authorization(environ)
 
     def _warn_of_key(self) -> None:
         """Log what is wrong with the key now; not fatal, as it may be set, or set right, later."""
@@ -192,8 +192,8 @@ class FalProxy:
         body.accept()  # rule 4
         if self._gate is not None:
             identity = self._gate.admit(environ, method, target, body, relaying.seen)
-            relaying.give_back = self._gate.take(environ, method, target, identity)
-        authorization = self._credentials.authorization(environ)  # rule 5
+            relaying.refund = self._gate.take(environ, method, target, identity)
+        authorization = self._key.authorization(environ)  # rule 5
         headers = request_headers(
             environ, host=target.host, authorization=authorization, forwarded=self._forwarded
         )
@@ -236,8 +236,8 @@ def _answer(
 ) -> Iterable[bytes]:
     """Pass fal's answer on: its status, its headers, and its content as it comes."""
     relaying.response = response
-    if relaying.give_back is not None:
-        relaying.settle(billed=not is_unbilled(response.status))
+    if relaying.refund is not None:
+        relaying.settle(billed=may_be_billed(response.status))
     try:
         response.begin()
         coding = content_coding(response.fields) if response.length != 0 else None

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._fal.target import Target
     from wsgi_fal_proxy._http.request_body import RequestBody
     from wsgi_fal_proxy._policy.allowlist import Allowlist
-    from wsgi_fal_proxy._policy.limits.limiter import GiveBack, Limiter
+    from wsgi_fal_proxy._policy.limits.limiter import Limiter
+    from wsgi_fal_proxy._policy.limits.store import Refund
     from wsgi_fal_proxy._settings.options import Settings
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
@@ -86,8 +87,8 @@ class Gate:
 
     def take(
         self, environ: WSGIEnvironment, method: str, target: Target, identity: str | None
-    ) -> GiveBack | None:
-        """Take from the limits what an admitted request costs; give what gives it back.
+    ) -> Refund | None:
+        """Charge the limits for an admitted request; return its refund.
 
         Raises:
             Refusal: There is not so much left, or it cannot be told.
@@ -114,7 +115,12 @@ def _limiter(settings: Settings) -> Limiter | None:
         return None
     from wsgi_fal_proxy._policy.limits.limiter import Limiter  # noqa: PLC0415
 
-    return Limiter(settings)
+    return Limiter(
+        settings.limits,
+        costs=settings.costs,
+        storage=settings.limits_storage,
+        fail_open=settings.limits_fail_open,
+    )
 
 
 @cache
