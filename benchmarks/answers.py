@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from benchmarks.nginx import NginxUpstream
     from benchmarks.speed import Scale
-    from tests.serving import Served
+    from tests.support.serving import Served
 
 PATH: Final = "/fal-ai/flux/dev"
 CONNECTIONS: Final = 16

@@ -25,7 +25,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])
 
 from benchmarks.harness import Upstream, end_in_order, progress
-from tests.serving import ROOT, running
+from tests.support.serving import ROOT, running
 
 KEPT: Final = Path(__file__).with_name("guard.json")
 TOLERANCE: Final = 0.03

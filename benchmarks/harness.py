@@ -23,7 +23,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 from wsgiref.util import setup_testing_defaults
 
-from tests.serving import ROOT, running, serve_gunicorn, wait_for_port
+from tests.support.serving import ROOT, running, serve_gunicorn, wait_for_port
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.testing import FakeFalPoolManager
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from wsgiref.types import WSGIEnvironment
 
-    from tests.serving import Served
+    from tests.support.serving import Served
 
 PREFIX: Final = "/api/fal/proxy"
 WAIT_SECONDS: Final = 60.0
@@ -183,7 +183,9 @@ class Upstream:
                 "FAL_KEY": "k",
                 "FAKE_FAL_PORT": str(self.port),
                 "FAKE_FAL_CA_FILE": str(self.ca_file),
-                "PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "dialling"), str(ROOT))),
+                "PYTHONPATH": os.pathsep.join(
+                    (str(ROOT / "tests" / "support" / "dialling"), str(ROOT))
+                ),
                 **(environment or {}),
             },
         )

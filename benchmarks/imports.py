@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.harness import progress
 from benchmarks.measured import Measured
-from tests.serving import ROOT
+from tests.support.serving import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

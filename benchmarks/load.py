@@ -15,7 +15,7 @@ from benchmarks.harness import PREFIX, WAIT_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.serving import Served
+    from tests.support.serving import Served
 
 _SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 _TIMEOUT: Final = "60s"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from benchmarks.harness import Upstream
     from benchmarks.robustness import Scale
-    from tests.serving import Served
+    from tests.support.serving import Served
 
 _WORKERS: Final = {"gthread": ("--threads", "40"), "gevent": ()}
 _ANSWERS: Final = 32

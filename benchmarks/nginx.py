@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trustme
 
 from benchmarks.harness import MEGABYTE, connected, read_answer, wait_until_served
-from tests.serving import Served, running
+from tests.support.serving import Served, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import trustme
 
-from tests.raw_server import Connection
+from tests.support.raw_server import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

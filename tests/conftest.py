@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import webtest
 
-from tests.network import NetworkGuard
-from tests.redis_server import RedisServer
-from tests.serving import JS
+from tests.support.network import NetworkGuard
+from tests.support.redis_server import RedisServer
+from tests.support.serving import JS
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy._policy.policy import _warn_that_anyone_may_call
 from wsgi_fal_proxy.testing import FakeFal

@@ -19,7 +19,7 @@ from wsgi_fal_proxy._core.error_response import error_response
 from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
 from wsgi_fal_proxy._core.proxy import in_this_process
 from wsgi_fal_proxy._core.standalone import Site
-from wsgi_fal_proxy._fal.key import Credentials
+from wsgi_fal_proxy._fal.key import Key
 from wsgi_fal_proxy._policy.authorize import allow_anyone
 from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
 from wsgi_fal_proxy._settings.text import has_key, options_from_environment
@@ -161,7 +161,7 @@ def _proxied(
         options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
     # Who can spend whose money is among the first things that it says.
     options["authorize"] = allow_anyone
-    Credentials(options.get("key")).authorization({})
+    Key(options.get("key")).authorization({})
     return Site(**options) if wrapped is None else FalProxyMiddleware(wrapped, **options)
 
 

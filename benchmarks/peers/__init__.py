@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.harness import STAND_ALONE, wait_until_served
 from benchmarks.nginx import serve_nginx_proxy
-from tests.serving import ROOT, Served, running, serve_gunicorn
+from tests.support.serving import ROOT, Served, running, serve_gunicorn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

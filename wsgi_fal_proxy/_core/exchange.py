@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._core.record import Recorder
     from wsgi_fal_proxy._fal.request import FalRequest
     from wsgi_fal_proxy._http.request_body import RequestBody
-    from wsgi_fal_proxy._policy.limits.limiter import GiveBack as Refund
+    from wsgi_fal_proxy._policy.limits.store import Refund
     from wsgi_fal_proxy._upstream.response import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")

@@ -16,8 +16,8 @@ from wsgi_fal_proxy._core.record import NullRecorder, ObserverRecorder
 from wsgi_fal_proxy._core.response_body import ResponseBody
 from wsgi_fal_proxy._core.slots import Slots
 from wsgi_fal_proxy._fal.headers import request_headers, response_headers
-from wsgi_fal_proxy._fal.key import Credentials, KeyFile
-from wsgi_fal_proxy._fal.operations import is_unbilled
+from wsgi_fal_proxy._fal.key import Key, KeyFile
+from wsgi_fal_proxy._fal.operations import may_be_billed
 from wsgi_fal_proxy._fal.request import FalRequest
 from wsgi_fal_proxy._http.content_coding import content_coding, decoded
 from wsgi_fal_proxy._http.fields import environ_key
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from wsgi_fal_proxy._core.exchange import Outcome
-    from wsgi_fal_proxy._core.record import Recorder
+    from wsgi_fal_proxy._core.record import Observer, Recorder
     from wsgi_fal_proxy._http.cors import Cors
     from wsgi_fal_proxy._policy.allowlist import Allowlist
     from wsgi_fal_proxy._policy.limits.limiter import Limiter
@@ -119,15 +119,12 @@ class FalProxy:
         self._max_body_bytes = settings.max_body_bytes
         self._total_timeout = settings.total_timeout
         self._forwarded = frozenset(map(environ_key, settings.forward_headers))
-        self._credentials = Credentials(settings.key)
+        self._key = Key(settings.key)
         if settings.key is None or isinstance(settings.key, str | KeyFile):
             self._warn_of_key()
         self._policy = Policy(settings.authorize, _allowlist(settings), _limiter(settings))
         self._cors = _cors(settings)
-        observer = settings.observer
-        self._recorder: Recorder = (
-            NullRecorder() if observer is None else ObserverRecorder(observer)
-        )
+        self._recorder = _recorder(settings.observer)
         self._upstream = Upstream(
             settings.pool_manager,
             connect_timeout=settings.connect_timeout,
@@ -171,7 +168,7 @@ class FalProxy:
         headers = request_headers(  # rule 5
             request.environ,
             host=request.target.host,
-            authorization=self._credentials.authorization(request.environ),
+            authorization=self._key.authorization(request.environ),
             forwarded=self._forwarded,
             narrowed=policy.narrows_headers,
         )
@@ -183,7 +180,7 @@ class FalProxy:
     def _answer(self, exchange: Exchange, response: UpstreamResponse) -> Iterable[bytes]:
         """Pass on fal's answer: its status, its headers, and its content (rules 6 to 8)."""
         exchange.head_is_here(response)
-        exchange.settle(billed=not is_unbilled(response.status))
+        exchange.settle(billed=may_be_billed(response.status))
         coding = content_coding(response.fields) if response.length != 0 else None
         # Usually all content came with the head.
         whole = response.take_whole() if coding is None else None
@@ -222,7 +219,7 @@ class FalProxy:
             KeyMissing: There is none.
             KeyMalformed: It cannot be a fal key; the error says at which position, not what.
         """
-        self._credentials.authorization(environ)
+        self._key.authorization(environ)
 
     def _warn_of_key(self) -> None:
         """Log what is wrong with the key now. It may still be set, or be set right, later."""
@@ -244,6 +241,10 @@ def _phrase(status: int) -> str:
         return "Unknown"
 
 
+def _recorder(observer: Observer | None) -> Recorder:
+    return NullRecorder() if observer is None else ObserverRecorder(observer)
+
+
 # Each of these is loaded only if it is set, so that a start takes less time.
 
 
@@ -261,7 +262,12 @@ def _limiter(settings: Settings) -> Limiter | None:
         return None
     from wsgi_fal_proxy._policy.limits.limiter import Limiter  # noqa: PLC0415
 
-    return Limiter(settings)
+    return Limiter(
+        settings.limits,
+        costs=settings.costs,
+        storage=settings.limits_storage,
+        fail_open=settings.limits_fail_open,
+    )
 
 
 def _cors(settings: Settings) -> Cors | None:

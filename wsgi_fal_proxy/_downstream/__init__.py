@@ -1,1 +1,1 @@
-"""The connection to the client, where the server hands it over."""
+"""The connection to the client, if the server exposes it."""

@@ -1,4 +1,4 @@
-"""The connection to the client, where the server hands it over: to watch, and to spoil."""
+"""The connection to the client, if the server exposes it: to watch it, and to break it off."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
-# Under this waitress has a method of its channel, which has the socket.
+# waitress stores a method of its channel here, and the channel has the socket.
 _WAITRESS_KEY: Final = "waitress.client_disconnected"
-# Where a chunk's size should be (RFC 9112 section 7.1), and is none: "t" is no hexadecimal digit.
+# Sent in place of a chunk's size (RFC 9112 section 7.1): "t" is not a hexadecimal digit.
 _NO_CHUNK: Final = b"truncated\r\n"
 
 
 def client_connection(environ: WSGIEnvironment) -> tuple[int | None, Any]:
-    """Give the client's connection: its file descriptor, and its socket.
+    """Return the client's connection: its file descriptor and its socket.
 
-    Either is None where the server keeps it; the descriptor also where it is closed, and where it
-    is other requests' as well, as in HTTP/2.
+    Each is None if the server does not expose it. The descriptor is also None if the connection
+    is closed, or if it carries other requests as well, as in HTTP/2.
     """
     sock: Any = environ.get("gunicorn.socket")
     if sock is None:
@@ -32,36 +32,36 @@ def client_connection(environ: WSGIEnvironment) -> tuple[int | None, Any]:
             return None, sock
         fd: int = sock.fileno()
         return fd if fd >= 0 else None, sock
-    # A module that uWSGI makes, and that is only there under it. Its connections have one request
-    # at a time, even where nginx in front names HTTP/2, in which it was asked.
+    # Only uWSGI has this module. Its connections carry one request at a time, even if
+    # SERVER_PROTOCOL says HTTP/2, which is then what nginx in front of it speaks.
     uwsgi = sys.modules.get("uwsgi")
     return None if uwsgi is None else uwsgi.connection_fd(), None
 
 
 def break_framing(environ: WSGIEnvironment) -> None:
-    """Have an answer without Content-Length, of which a part has been sent, never look complete.
+    """Make a partly sent answer without Content-Length look truncated to every client.
 
-    What a server does about an answer that fails half-way is to close the connection. A client
-    that was told `Connection: close` may take that for the end of the answer, in chunks or not:
-    Node's fetch does. So before the server closes, a chunked answer goes on with what is no
-    chunk; and one that ends with its connection, as in HTTP/1.0, by a reset.
+    If an answer fails half-way, the server closes the connection. If the answer also said
+    `Connection: close`, a client may take that for its end, even in mid-chunk: Node's fetch does.
+    So this sends an invalid chunk size in a chunked answer, before the server closes. An answer
+    that ends with its connection, as in HTTP/1.0, is reset instead.
     """
     fd, sock = client_connection(environ)
     if fd is None:
         return
-    # uWSGI hands over no socket, and sends no chunks: its answer ends with the connection.
+    # uWSGI exposes no socket and sends no chunks: its answers end with the connection.
     if sock is None or not _is_chunked(environ):
         reset(fd)
         return
     channel = _waitress_channel(environ)
     write = sock.sendall if channel is None else channel.write_soon
-    # The client may have left: servers have several errors for that.
+    # If the client has left, each server raises an error of its own.
     with suppress(Exception):
         write(_NO_CHUNK)
 
 
 def _is_chunked(environ: WSGIEnvironment) -> bool:
-    """Whether the server sends an answer without Content-Length in chunks."""
+    """Whether the server chunks an answer that has no Content-Length."""
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1":
         return False
     # Werkzeug's server answers in HTTP/1.0 while it serves one request at a time.
@@ -73,9 +73,9 @@ def _is_chunked(environ: WSGIEnvironment) -> bool:
 
 
 def reset(fd: int) -> None:
-    """Reset a TCP connection at once, as nobody is to read from it any more."""
-    # Connecting to no address dissolves an association (connect(2), on Linux), and TCP tells the
-    # other side by a reset. Python's own connect() knows no such address.
+    """Reset a TCP connection at once: the client gets an error instead of an end."""
+    # On Linux, connecting to AF_UNSPEC dissolves the association (connect(2)), and TCP sends a
+    # reset. Python's own connect() cannot express that address.
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - takes longer to import than most of this package
 

@@ -1,1 +1,1 @@
-"""What fal is: its URLs, its operations, its key and its header fields. No I/O but the key file."""
+"""What fal is: its URLs, operations, key and header fields. The only I/O reads the key file."""

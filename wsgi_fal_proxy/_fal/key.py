@@ -1,4 +1,4 @@
-"""The fal key: where it comes from, what it may look like, and the one value it ends up in."""
+"""The fal key: its sources, its form, and the `Authorization` value made of it."""
 
 from __future__ import annotations
 
@@ -17,69 +17,65 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
 KeySource = Callable[["WSGIEnvironment"], "str | None"]
-"""Gives the key for one request; None or an empty string mean that there is none."""
+"""Returns the key for one request. None or an empty string means that there is no key."""
 
-# RFC 9110 section 11.4 leaves credentials to their scheme; a fal key is one run of visible ASCII.
-# Nor is there a quotation mark in it, which stays in a value that no shell has read.
+# RFC 9110 section 11.4 leaves the form of credentials to each scheme. A fal key is visible ASCII
+# without spaces. A quotation mark is a mistake: it stays in a value that no shell has read.
 _NOT_IN_A_KEY: Final = re.compile(r"[^!#-&(-~]")
-# Secret files and pasted values end in these.
+# Files and pasted values end in these.
 _STRIPPED: Final = " \t\r\n\v\f"
-_GAVE_NONE: Final = "The callable that gives the fal key on the server gave none."
-_FILE_EMPTY: Final = (
-    "The server's file for the fal key, which FAL_KEY_FILE or KeyFile names, is empty."
-)
-# A fal key has about 70 characters; what is larger is some other file.
+_GAVE_NONE: Final = "The callable for the fal key on the server returned no key."
+_FILE_EMPTY: Final = "The file for the fal key on the server (FAL_KEY_FILE or KeyFile) is empty."
+# A fal key has about 70 characters. A larger file is not a key file.
 _MAX_KEY_FILE_BYTES: Final = 4_096
 
 
-class Secret(str):
-    """Text that does not show in a repr, hence not in a traceback's or an error report's locals."""
+class Hidden(str):
+    """Text that its repr hides, and therefore tracebacks and error reports with locals, too."""
 
     __slots__ = ()
 
     def __repr__(self) -> str:
         return "<redacted>"
 
-    def __getitem__(self, key: Any) -> Secret:
-        """Give a part that does not show either: error reports cut long values."""
-        return Secret(super().__getitem__(key))
+    def __getitem__(self, key: Any) -> Hidden:
+        """Return a part, which is hidden, too: error reports cut long values."""
+        return Hidden(super().__getitem__(key))
 
 
-class Credentials:
-    """Turns the key of each request into the value of its `Authorization` header.
+class Key:
+    """The option `key`: gives each request the value of its `Authorization` header.
 
     Args:
-        key: The key itself; or a callable that is given the WSGI environ and returns it, for a
-            key per request; or None for the environment: `FAL_KEY`, else the file that
-            `FAL_KEY_FILE` names, else `FAL_KEY_ID` and `FAL_KEY_SECRET`. The environment is
-            looked up at each request, so a key that is set late still counts.
+        key: The key itself; or a callable that takes the WSGI environ and returns the key for that
+            request. None means the environment: `FAL_KEY`, else the file that `FAL_KEY_FILE`
+            names, else `FAL_KEY_ID` and `FAL_KEY_SECRET`. Each request reads the environment, so
+            a key can be set after the start.
     """
 
     def __init__(self, key: str | KeySource | None) -> None:
         self._source = _source(key)
-        # What to say where the environment is not to blame.
         self._gives_none = _GAVE_NONE if callable(key) else None
-        # The last key and its value, so that a key is checked when it changes and not at each
-        # request. One tuple, so that two threads that set it at once cannot mix two keys up.
-        self._last: tuple[Secret, Secret] = (Secret(), Secret())
+        # The last key and its header value: a key is checked only when it changes. It is one
+        # tuple, so that two threads cannot mix two keys up.
+        self._last: tuple[Hidden, Hidden] = (Hidden(), Hidden())
 
-    def authorization(self, environ: WSGIEnvironment) -> Secret:
-        """Give the value `Key <key>` (rule 5 of the formula).
+    def authorization(self, environ: WSGIEnvironment) -> Hidden:
+        """Return the header value `Key <key>` (rule 5 of the formula).
 
         Raises:
             KeyMissing: There is no key.
-            KeyMalformed: It holds a space, a quotation mark, a control character or a character
-                outside ASCII.
+            KeyMalformed: The key holds a character that no fal key holds, such as a space.
         """
         known, authorization = self._last
         raw = self._raw(environ)
         if raw and raw == known:
             return authorization
-        # From here on it could show in an error's traceback.
-        raw = Secret(raw)
+        # Below this line, an error's traceback could show the key.
+        raw = Hidden(raw)
         if not raw and self._gives_none is not None:
             raise KeyMissing(self._gives_none)
-        authorization = Secret(f"Key {_checked(raw)}")
+        authorization = Hidden(f"Key {_checked(raw)}")
         self._last = (raw, authorization)
         return authorization
 
@@ -89,23 +85,23 @@ class Credentials:
         except FalProxyError:
             raise
         except Exception as error:  # noqa: BLE001 - the owner's callable can raise anything
-            # Without the error's message, and its cause: either could hold a key.
-            detail = f"The callable that gives the fal key raised {type(error).__name__}."
+            # Neither the error's message nor the error as a cause: both could hold a key.
+            detail = f"The callable for the fal key on the server raised {type(error).__name__}."
             where = _where_raised(error)
         else:
             if isinstance(raw, str):
                 return raw
-            # It may be the key all the same, and this frame is in the error's traceback.
+            # The value may be the key in another type, and the error's traceback has this frame.
             del raw
-            raise KeyMalformed("The callable that gives the fal key gave something else than text.")
+            raise KeyMalformed("The callable for the fal key on the server must return a str.")
         raise KeyMissing(detail, for_the_log=f" ({where})")
 
 
 def _where_raised(error: Exception) -> str:
-    """Tell which code raised an error that this module has caught, and nothing that is in it.
+    """Return the places in the code where the owner's callable failed, for the log.
 
-    Neither the line's text, which may hold a key, nor the values that it had. First the owner's
-    own code, then what it called in the end.
+    The first place is in the owner's own code; the last one raised the error. A place has neither
+    the line's text nor any values, since both may hold a key.
     """
     places = [
         f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"
@@ -116,8 +112,8 @@ def _where_raised(error: Exception) -> str:
     return ", from where ".join(dict.fromkeys((places[1], places[-1])))
 
 
-def _checked(raw: Secret) -> Secret:
-    key = Secret(raw.strip(_STRIPPED))
+def _checked(raw: Hidden) -> Hidden:
+    key = Hidden(raw.strip(_STRIPPED))
     if not key:
         raise KeyMissing
     if wrong := _NOT_IN_A_KEY.search(key):
@@ -126,7 +122,7 @@ def _checked(raw: Secret) -> Secret:
             f" {wrong.start() + 1} is a space, a quotation mark, a control character or not ASCII."
             " It must be the bare key, without a word before it."
         )
-        # Not the match either: it would carry the key along in this frame.
+        # The match holds the key, and the error's traceback has this frame.
         del wrong
         raise KeyMalformed(detail)
     return key
@@ -137,40 +133,40 @@ def _source(key: str | KeySource | None) -> KeySource:
         return _EnvironmentKey()
     if callable(key):
         return key
-    secret = Secret(key)
-    return lambda _: secret
+    hidden = Hidden(key)
+    return lambda _: hidden
 
 
 class KeyFile:
-    """A key source for `key=`: a file that is read again when it changes.
+    """A value for the option `key`: a file, which is read again when it changes.
 
     Args:
-        path: The file. It holds the key, alone; white space around it does not matter.
+        path: The file. It holds nothing but the key; white space around the key is ignored.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        # Not to be shown: what was meant as the key itself may have been given for its path.
-        self.path: str = Secret(os.fspath(path))
-        self._last: tuple[tuple[int, ...] | None, Secret] = (None, Secret())
+        # Hidden, because an owner may pass the key itself by mistake.
+        self.path: str = Hidden(os.fspath(path))
+        self._last: tuple[tuple[int, ...] | None, Hidden] = (None, Hidden())
 
     def __call__(self, environ: WSGIEnvironment) -> str:
-        """Give the key that the file holds now.
+        """Return the key that the file holds now.
 
         Raises:
             KeyMissing: The file cannot be read, or is empty.
-            KeyMalformed: It is larger than any key.
+            KeyMalformed: The file is larger than any key.
         """
         try:
             return self._current()
         except OSError as error:
             why = error.strerror
         except ValueError:
-            why = "its name is no path"
-        # Outside the except blocks: the errors hold the path.
-        detail = f"The server's file for the fal key (FAL_KEY_FILE) cannot be read: {why}."
+            why = "its name is not a path"
+        # Raised outside the except blocks, because their errors hold the path.
+        detail = f"The file for the fal key on the server (FAL_KEY_FILE) cannot be read: {why}."
         raise KeyMissing(detail)
 
-    def _current(self) -> Secret:
+    def _current(self) -> Hidden:
         status = os.stat(self.path)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "It is not a regular file")
@@ -181,12 +177,12 @@ class KeyFile:
             self._last = (seen, key)
         return key
 
-    def _read(self) -> Secret:
+    def _read(self) -> Hidden:
         with open(self.path, "rb") as file:
-            # latin-1 turns each byte into one character, so that a stray one has a position.
-            content = Secret(file.read(_MAX_KEY_FILE_BYTES + 1).decode("latin-1"))
+            # latin-1 makes each byte one character, so that a wrong byte has a position.
+            content = Hidden(file.read(_MAX_KEY_FILE_BYTES + 1).decode("latin-1"))
         if len(content) > _MAX_KEY_FILE_BYTES:
-            raise KeyMalformed("The file that should hold the fal key on the server is too large.")
+            raise KeyMalformed("The file for the fal key on the server is too large.")
         if not content.strip(_STRIPPED):
             raise KeyMissing(_FILE_EMPTY)
         return content
@@ -199,12 +195,12 @@ class _EnvironmentKey:
     def __call__(self, environ: WSGIEnvironment) -> str | None:
         if key := variable("FAL_KEY"):
             return key
-        if path := Secret(variable("FAL_KEY_FILE") or ""):
+        if path := Hidden(variable("FAL_KEY_FILE") or ""):
             return self._file_at(path)(environ)
-        key_id = Secret(variable("FAL_KEY_ID") or "")
-        key_secret = Secret(variable("FAL_KEY_SECRET") or "")
+        key_id = Hidden(variable("FAL_KEY_ID") or "")
+        key_secret = Hidden(variable("FAL_KEY_SECRET") or "")
         if bool(key_id) != bool(key_secret):
-            detail = "Of FAL_KEY_ID and FAL_KEY_SECRET only one is set on the server."
+            detail = "Only one of FAL_KEY_ID and FAL_KEY_SECRET is set on the server: set both."
             raise KeyMissing(detail)
         return f"{key_id}:{key_secret}" if key_id else None
 

@@ -1,7 +1,7 @@
-"""What an accepted request asks of fal: to run which endpoint, or something that costs nothing.
+"""What a request asks of fal, and whether fal may bill it.
 
-fal bills for running an endpoint, and for what a token or a session lets a client run directly.
-Only what is known to be free counts as free; all else spends.
+fal bills runs of an endpoint, and the runs that a client makes directly with a token or in a
+session. Only operations that are known to be free count as free. All others spend.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ STRICT_URLS: Final = (
     "wma.fal.run/session",
     "wma.fal.run/session/heartbeat",
 )
-"""For the option `allowed_urls`: what fal's own clients call, and no more."""
+"""For the option `allowed_urls`: exactly the URLs that fal's own clients call."""
 
 
 class Kind(Enum):
-    """The operations that fal's clients know; see docs.fal.ai, "Model APIs"."""
+    """The operations of fal's clients; see docs.fal.ai, "Model APIs"."""
 
     RUN = "run"
     """Run an endpoint: at once, in the queue, or as a stream."""
@@ -45,16 +45,16 @@ class Kind(Enum):
     CANCEL = "cancel"
     """Cancel a queued request."""
     UPLOAD = "upload"
-    """Begin or complete an upload; the file itself does not go through the proxy."""
+    """Begin or complete an upload. The file itself does not go through the proxy."""
     TOKEN = "token"  # noqa: S105 - the operation's name
-    """Ask for a token, by which the client runs the endpoints that the request's body names."""
+    """Ask for a token. With it, the client can run the endpoints that the request's body names."""
     SESSION = "session"
     """Open a WebRTC session with the endpoint that the request's body names, or ask for the relay
-    servers that it needs."""
+    servers that a session needs."""
     SIGNAL = "signal"
-    """Keep such a session up."""
+    """Keep a session open."""
     OTHER = "other"
-    """None of these: whatever it does, it is not an official client's."""
+    """Anything else. fal's clients do not send it."""
 
 
 _FREE: Final = frozenset({Kind.POLL, Kind.CANCEL, Kind.UPLOAD, Kind.SIGNAL})
@@ -64,9 +64,10 @@ class Operation(NamedTuple):
     """What a request asks of fal.
 
     Attributes:
-        kind: Of the operations that fal's clients know.
-        endpoint: The fal endpoint in the target's path, such as `fal-ai/flux/dev`; the one that is
-            polled or cancelled, too, as far as the path names it. None where there is none.
+        kind: One of the operations of fal's clients.
+        endpoint: The fal endpoint in the target's path, such as `fal-ai/flux/dev`. The path of a
+            poll or cancel names only its first part, such as `fal-ai/flux`. None if the path names
+            no endpoint.
     """
 
     kind: Kind
@@ -74,7 +75,7 @@ class Operation(NamedTuple):
 
     @property
     def spends(self) -> bool:
-        """Whether fal may bill for it."""
+        """Whether fal may bill the operation."""
         return self.kind not in _FREE
 
 
@@ -83,9 +84,9 @@ _REST_HOSTS: Final = frozenset({"rest.fal.ai", "rest.alpha.fal.ai"})
 _SESSION_HOST: Final = "wma.fal.run"
 _SEGMENT: Final = r"[\w~][\w.~-]*"
 _NAMESPACE: Final = "(?:workflows|comfy)/"
-# The clients' own paths below owner and app: docs.fal.ai, "Queue API". Below a namespace there is
-# one segment more: "/workflows/a/requests/b" would run the workflow "requests" of the owner "a".
-# Whether "/Workflows/" is one, too, is not known: below it nothing counts as free.
+# The clients' own paths below owner and app: docs.fal.ai, "Queue API". In a namespace there is one
+# more segment: "/workflows/a/requests/b" would run the workflow "requests" of the owner "a".
+# Nobody documents whether "/Workflows/" is a namespace, too, so nothing below it counts as free.
 _QUEUED: Final = re.compile(
     rf"/(?P<endpoint>(?:{_NAMESPACE}{_SEGMENT}|(?!(?i:{_NAMESPACE})){_SEGMENT})/{_SEGMENT})"
     rf"/requests/{_SEGMENT}(?P<ask>/status|/status/stream|/response|/cancel)?",
@@ -98,36 +99,36 @@ _UPLOADS: Final = frozenset(
         "/storage/upload/complete-multipart",
     }
 )
-# These without a query, too: no client sends one, and what it would mean is not known.
+# These are compared with the query, since no client sends one and its meaning is unknown.
 _TOKENS: Final = frozenset({"/tokens", "/tokens/"})
 _SESSIONS: Final = frozenset({"/ice", "/session"})
 _SIGNAL: Final = "/session/heartbeat"
 
 
-# fal never charges for what it failed at (5xx), and may charge for input that a model refused
-# (422): fal.ai/docs/model-apis/faq, "Do you charge for failed requests?". These are from before
-# any model: the key, the account, the endpoint's name and method, fal's own limits.
+# fal does not bill its own failures (5xx), and may bill input that a model refused (422):
+# fal.ai/docs/model-apis/faq, "Do you charge for failed requests?". fal answers with these statuses
+# before a model runs: because of the key, the account, the endpoint's name or method, or a limit.
 _UNBILLED: Final = frozenset({401, 402, 403, 404, 405, 429})
 _SERVER_ERROR: Final = 500
 
 
 def operation(method: str, target: Target) -> Operation:
-    """Tell what a request asks of fal."""
+    """Return what a request asks of fal."""
     host, path = target.host, target.path
     if host == "queue.fal.run" and (queued := _QUEUED.fullmatch(path)):
         if method == "GET" and queued["ask"] != "/cancel":
             return Operation(Kind.POLL, queued["endpoint"])
-        # As fal's client composes it: without a query.
+        # fal's client sends no query with a cancel.
         if method == "PUT" and queued["ask"] == "/cancel" and target.request_target == path:
             return Operation(Kind.CANCEL, queued["endpoint"])
     if host in _RUN_HOSTS:
-        # A slash at the end, which a client may add, is not part of the endpoint's name.
+        # A client may add a slash, which is not part of the endpoint's name.
         return Operation(Kind.RUN, path[1:].removesuffix("/") or None)
     return Operation(_of_service(host, target) if method == "POST" else Kind.OTHER, None)
 
 
 def _of_service(host: str, target: Target) -> Kind:
-    """Tell what a POST asks of a host that runs no endpoint in its path."""
+    """Return what a POST asks of a host whose paths name no endpoint."""
     if host in _REST_HOSTS and target.path in _UPLOADS:
         return Kind.UPLOAD
     if host in _REST_HOSTS and target.request_target in _TOKENS:
@@ -139,6 +140,6 @@ def _of_service(host: str, target: Target) -> Kind:
     return Kind.OTHER
 
 
-def is_unbilled(status: int) -> bool:
-    """Whether fal does not charge for a call that it answers with this status."""
-    return status >= _SERVER_ERROR or status in _UNBILLED
+def may_be_billed(status: int) -> bool:
+    """Whether fal may bill a call that it answers with this status."""
+    return status < _SERVER_ERROR and status not in _UNBILLED

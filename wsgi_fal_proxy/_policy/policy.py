@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._http.request_body import RequestBody
     from wsgi_fal_proxy._policy.allowlist import Allowlist
     from wsgi_fal_proxy._policy.authorize import Authorize
-    from wsgi_fal_proxy._policy.limits.limiter import GiveBack as Refund
     from wsgi_fal_proxy._policy.limits.limiter import Limiter
+    from wsgi_fal_proxy._policy.limits.store import Refund
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
@@ -26,6 +26,9 @@ class Policy:
         authorize: The option. None: nobody has said who may call.
         allowlist: What may be called and run. None: everything that is fal's.
         limiter: What may be spent. None: no limit.
+
+    Attributes:
+        narrows_headers: Whether only those `x-fal-*` headers go up that cannot choose what is run.
     """
 
     def __init__(
@@ -38,14 +41,9 @@ class Policy:
         self._authorize = None if authorize is allow_anyone else authorize
         self._allowlist = allowlist
         self._limiter = limiter
-        closes = allowlist is not None and allowlist.closes_endpoints
-        if authorize is None and not closes and limiter is None:
+        self.narrows_headers: bool = allowlist is not None and allowlist.closes_endpoints
+        if authorize is None and not self.narrows_headers and limiter is None:
             _warn_that_anyone_may_call()
-
-    @property
-    def narrows_headers(self) -> bool:
-        """Whether only those `x-fal-*` headers go up that cannot choose what is run."""
-        return self._allowlist is not None and self._allowlist.closes_endpoints
 
     def check(self, request: FalRequest) -> None:
         """Decide by the target alone.

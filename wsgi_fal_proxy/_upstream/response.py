@@ -103,10 +103,10 @@ class UpstreamResponse:
         deadline = call.until(self._read_timeout)
         try:
             while not content and not framing.complete:
-                sock = call.connection and call.connection.sock
-                if sock is None:
+                connection = call.connection
+                if connection is None:
                     raise ConnectionError("the connection is closed")
-                if data := receive(sock, deadline):
+                if data := receive(connection.sock, deadline):
                     content = framing.feed(data)
                 else:
                     framing.end()

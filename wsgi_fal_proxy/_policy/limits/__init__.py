@@ -1,1 +1,1 @@
-"""How many calls each caller may make: the notation, the count and where it is kept."""
+"""Limits: the notation, the costs, the callers, and the store that counts them."""

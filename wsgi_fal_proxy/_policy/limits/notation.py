@@ -1,4 +1,4 @@
-"""Limits as they are written, such as `200/day`, and what they mean."""
+"""The notation of limits, such as `200/day`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ ACCEPTED: Final = (
 )
 _UNITS: Final = frozenset({"second", "minute", "hour", "day"})
 _MAX_AMOUNT: Final = 10**12
-# Of a window: thirty years, which a store can still let a count expire after.
+# Of a window: about thirty years. Redis can still expire a count after that.
 _MAX_SECONDS: Final = 10**9
 _GLOBAL: Final = re.compile(r"\s+global", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """So many calls in each window of time, for each caller or for all of them together.
+    """How much may be taken in each window, by each caller or by all callers together.
 
     Attributes:
-        text: As it is told to callers, such as `200/day`.
-        amount: Of calls, or of what they cost, in a window.
-        seconds: The length of a window. Windows follow one another from midnight UTC of
-            1 January 1970: a minute begins at second 0, a day at midnight UTC.
-        is_global: Whether all callers share it.
+        text: The limit as callers are shown it, such as `200/day`.
+        amount: The sum of the calls' costs that fits in a window.
+        seconds: The length of a window. The first window began at midnight UTC on
+            1 January 1970, so a minute begins at second 0 and a day at midnight UTC.
+        is_global: Whether all callers share the limit.
     """
 
     text: str
@@ -36,16 +36,16 @@ class Limit:
 
 
 class ZeroInLimit(ValueError):
-    """A number in a limit is 0: it is none, or would let nothing through."""
+    """A number in a limit is 0. Such a limit would let no call through, or has no window."""
 
 
 def limit(text: str) -> Limit:
-    """Read a limit.
+    """Parse one limit.
 
     Raises:
         ZeroInLimit: A number in it is 0.
-        ValueError: It is none; see `ACCEPTED`.
-        ImportError: The library whose notation this is is not installed.
+        ValueError: The text is not a limit; see `ACCEPTED`.
+        ImportError: The `limits` library, which parses the notation, is not installed.
     """
     from limits import parse_many  # noqa: PLC0415 - only where there are limits
 
@@ -55,7 +55,7 @@ def limit(text: str) -> Limit:
     if shared is not None:
         rate = rate[: shared.start()]
     items = parse_many(rate)
-    # The library takes several in one text, and a 0 for a 1.
+    # The library accepts several limits in one text, and reads 0 as 1.
     if not all(map(int, re.findall("[0-9]+", rate))):
         raise ZeroInLimit(text)
     if len(items) != 1:
@@ -71,5 +71,5 @@ def limit(text: str) -> Limit:
         raise ValueError(text)
     unit = item.GRANULARITY.name
     window = unit if item.multiples == 1 else f"{item.multiples} {unit}s"
-    told = f"{item.amount}/{window}{' global' if is_global else ''}"
-    return Limit(told, item.amount, item.get_expiry(), is_global)
+    shown = f"{item.amount}/{window}{' global' if is_global else ''}"
+    return Limit(shown, item.amount, item.get_expiry(), is_global)

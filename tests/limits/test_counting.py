@@ -1,0 +1,290 @@
+"""The stores: all limits or none, exact under concurrency, and no more given back than taken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis as redis_client
+
+from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
+from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.redis_store import RedisStore
+from wsgi_fal_proxy._policy.limits.store import (
+    Charge,
+    MemoryStore,
+    Store,
+    StoreFailed,
+    store,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.redis_server import RedisServer
+
+DAY, WEEK = limit("100/day"), limit("150/7 days global")
+LIMITS = [DAY, WEEK]
+ALICE, BOB = ["alice", "everybody"], ["bob", "everybody"]
+
+
+@pytest.fixture(params=["memory", "redis"])
+def counts(request: pytest.FixtureRequest) -> Store:
+    if request.param == "memory":
+        return store("memory://")
+    return store(request.getfixturevalue("redis").uri)
+
+
+@pytest.fixture
+def client(redis: RedisServer) -> Iterator[Any]:
+    with redis_client.from_url(redis.uri.replace("redis+unix", "unix")) as connected:
+        yield connected
+
+
+def given_back(counted: Charge) -> None:
+    assert counted.refund is not None
+    counted.refund()
+
+
+def taken(counts: Store, callers: list[str]) -> list[int]:
+    """Give what is taken, by asking for more than there can be."""
+    counted = counts.take(LIMITS, callers, 1_000)
+    assert counted.refund is None
+    return list(counted.taken)
+
+
+def test_what_a_call_costs_is_taken_of_each_limit(counts: Store) -> None:
+    assert counts.take(LIMITS, ALICE, 20).taken == [0, 0]
+    assert counts.take(LIMITS, BOB, 3).taken == [0, 20]
+    assert taken(counts, ALICE) == [20, 23]
+    assert taken(counts, BOB) == [3, 23]
+
+
+def test_the_end_of_each_window_is_told(counts: Store) -> None:
+    day, week = counts.take(LIMITS, ALICE, 1).seconds_left
+    assert 0 < day <= 86_400
+    assert 0 < week <= 604_800
+    # Both windows begin at a midnight in UTC.
+    assert (week - day) % 86_400 == 0
+
+
+@pytest.mark.parametrize("callers", [ALICE, BOB], ids=["own-limit", "shared-limit"])
+def test_of_several_limits_all_are_taken_or_none(counts: Store, callers: list[str]) -> None:
+    counts.take(LIMITS, ALICE, 90)
+    counts.take(LIMITS, BOB, 40)
+    before = taken(counts, callers)
+    assert counts.take(LIMITS, callers, 21).refund is None
+    assert taken(counts, callers) == before
+
+
+def test_a_limit_is_reached_exactly(counts: Store) -> None:
+    assert counts.take(LIMITS, ALICE, 99).refund is not None
+    assert counts.take(LIMITS, ALICE, 2).refund is None
+    assert counts.take(LIMITS, ALICE, 1).refund is not None
+    assert counts.take(LIMITS, ALICE, 1).refund is None
+
+
+def test_what_is_given_back_can_be_taken_again(counts: Store) -> None:
+    counted = counts.take(LIMITS, ALICE, 100)
+    given_back(counted)
+    assert taken(counts, ALICE) == [0, 0]
+    assert counts.take(LIMITS, ALICE, 100).refund is not None
+
+
+def test_64_threads_take_and_refund_exactly(counts: Store) -> None:
+    def call(number: int) -> bool:
+        counted = counts.take(LIMITS, ALICE, 1)
+        # Every third call fails.
+        if counted.refund is not None and number % 3 == 0:
+            counted.refund()
+            return False
+        return counted.refund is not None
+
+    with ThreadPoolExecutor(64) as threads:
+        kept = sum(threads.map(call, range(3_000)))
+    assert kept == 100
+    assert taken(counts, ALICE) == [100, 100]
+
+
+def test_in_memory_no_call_of_many_is_lost_nor_given_back_twice() -> None:
+    counts, many = MemoryStore(), [limit("16000/day")]
+    interval = sys.getswitchinterval()
+    # Once all have begun, they take turns as often as they can: what is not one step falls apart.
+    all_begun = threading.Barrier(64, lambda: sys.setswitchinterval(1e-6), WAIT_SECONDS)
+
+    def calls(_: int) -> int:
+        kept = 0
+        all_begun.wait()
+        for number in range(500):
+            counted = counts.take(many, ["alice"], 1)
+            if counted.refund is not None and number % 2:
+                counted.refund()
+            elif counted.refund is not None:
+                kept += 1
+        return kept
+
+    try:
+        with ThreadPoolExecutor(64) as threads:
+            kept = sum(threads.map(calls, range(64)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert counts.take(many, ["alice"], 16_000 - kept).refund is not None
+    assert counts.take(many, ["alice"], 1).taken == [16_000]
+
+
+class Clock:
+    now = 1_000 * 604_800 + 0.5  # soon after a week has begun
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_in_memory_a_new_window_begins_anew_and_is_not_given_to() -> None:
+    clock = Clock()
+    counts = MemoryStore(clock)
+    counted = counts.take(LIMITS, ALICE, 100)
+    clock.now += DAY.seconds
+    assert taken(counts, ALICE) == [0, 100]
+    counts.take(LIMITS, ALICE, 2)
+    given_back(counted)
+    assert taken(counts, ALICE) == [2, 2]
+
+
+def test_in_memory_a_clock_that_is_set_back_begins_no_window_anew() -> None:
+    clock = Clock()
+    counts = MemoryStore(clock)
+    counts.take(LIMITS, ALICE, 100)
+    clock.now -= DAY.seconds
+    assert taken(counts, ALICE) == [100, 100]
+
+
+# In Redis a window's turn is made by hand, as its clock is not ours to set.
+
+
+def key_of(client: Any, caller: str) -> bytes:
+    (key,) = client.keys(f"*:{caller}")
+    return bytes(key)
+
+
+def test_in_redis_a_new_window_begins_anew_and_is_not_given_to(
+    redis: RedisServer, client: Any
+) -> None:
+    counts = RedisStore(redis.uri)
+    counted = counts.take(LIMITS, ALICE, 100)
+    client.hincrby(key_of(client, "alice"), "window", -1)
+    assert taken(counts, ALICE) == [0, 100]
+    counts.take(LIMITS, ALICE, 2)
+    given_back(counted)
+    assert taken(counts, ALICE) == [2, 2]
+
+
+def test_in_redis_a_clock_that_is_set_back_begins_no_window_anew(
+    redis: RedisServer, client: Any
+) -> None:
+    counts = RedisStore(redis.uri)
+    counts.take(LIMITS, ALICE, 100)
+    client.hincrby(key_of(client, "alice"), "window", 1)
+    assert taken(counts, ALICE) == [100, 100]
+
+
+def test_what_redis_has_forgotten_is_not_given_back(redis: RedisServer, client: Any) -> None:
+    counts = RedisStore(redis.uri)
+    early, late = counts.take(LIMITS, ALICE, 30), counts.take(LIMITS, BOB, 30)
+    client.flushall()
+    given_back(early)
+    assert taken(counts, ALICE) == [0, 0]
+    counts.take(LIMITS, ALICE, 2)
+    given_back(late)
+    assert taken(counts, ALICE) == [2, 2]
+
+
+def test_redis_forgets_a_count_by_the_end_of_its_window(redis: RedisServer, client: Any) -> None:
+    left = RedisStore(redis.uri).take(LIMITS, ALICE, 1).seconds_left
+    lives = [client.ttl(key_of(client, caller)) for caller in ALICE]
+    assert all(life <= end for life, end in zip(lives, left, strict=True))
+    assert min(lives) > 0
+
+
+def test_redis_may_forget_its_scripts(redis: RedisServer, client: Any) -> None:
+    counts = RedisStore(redis.uri)
+    counted = counts.take(LIMITS, ALICE, 1)
+    client.script_flush()
+    given_back(counted)
+    client.script_flush()
+    assert counts.take(LIMITS, ALICE, 1).taken == [0, 0]
+
+
+def test_two_stores_at_one_redis_count_together_and_at_two_databases_apart(
+    redis: RedisServer,
+) -> None:
+    RedisStore(redis.uri).take(LIMITS, ALICE, 7)
+    assert taken(RedisStore(redis.uri), ALICE) == [7, 7]
+    assert taken(RedisStore(f"{redis.uri}?db=1"), ALICE) == [0, 0]
+
+
+def test_a_redis_that_is_gone_fails_and_one_that_is_back_answers(redis: RedisServer) -> None:
+    counts = RedisStore(redis.uri)
+    counted = counts.take(LIMITS, ALICE, 5)
+    redis.stop()
+    with pytest.raises(StoreFailed):
+        counts.take(LIMITS, ALICE, 1)
+    with pytest.raises(StoreFailed):
+        given_back(counted)
+    redis.start()
+    assert taken(counts, ALICE) == [5, 5]
+
+
+def test_a_redis_that_hangs_fails_in_time(redis: RedisServer) -> None:
+    counts = RedisStore(redis.uri)
+    counts.take(LIMITS, ALICE, 5)
+    os.kill(redis.pid, signal.SIGSTOP)
+    with pytest.raises(StoreFailed) as caught:
+        counts.take(LIMITS, ALICE, 1)
+    os.kill(redis.pid, signal.SIGCONT)
+    assert isinstance(caught.value.__cause__, redis_client.TimeoutError)
+    assert taken(counts, ALICE) in ([5, 5], [6, 6])
+
+
+def test_what_may_have_been_taken_is_not_taken_again_when_the_answer_is_lost(
+    redis: RedisServer,
+) -> None:
+    RedisStore(redis.uri).take(LIMITS, ALICE, 5)
+
+    def script(connection: Connection) -> None:
+        """Pass on what comes and what is answered, but for the answer to a script."""
+        with socket.socket(socket.AF_UNIX) as upstream:
+            upstream.connect(redis.uri.removeprefix("redis+unix://"))
+            data = b""
+            while b"EVALSHA" not in data:
+                if data:
+                    connection.send(upstream.recv(65_536))
+                data = connection.sock.recv(65_536)
+                upstream.sendall(data)
+            upstream.recv(65_536)
+
+    with RawServer(script, tls=False) as between, pytest.raises(StoreFailed):
+        RedisStore(f"redis://127.0.0.1:{between.port}").take(LIMITS, ALICE, 1)
+    assert taken(RedisStore(redis.uri), ALICE) == [6, 6]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("", "memory", "memory://x", "memcached://h", "async+redis://h", "http://h"),
+        *("redis://h:port", "redis://h/zz", "rediss://h/1/2", "redis://h/-1"),
+    ],
+)
+def test_a_store_that_there_is_not_is_refused(uri: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - what it says is said by who asked
+        store(uri)
+
+
+@pytest.mark.parametrize("uri", ["redis://h", "redis://h/", "rediss://h:1/12", "redis://h?db=3"])
+def test_a_store_is_made_without_connecting(uri: str) -> None:
+    assert isinstance(store(uri), RedisStore)

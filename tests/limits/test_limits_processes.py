@@ -1,0 +1,154 @@
+"""Limits over processes: many workers and one Redis, which may be killed and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import urllib3
+
+from tests.support.raw_server import WAIT_SECONDS
+from tests.support.serving import Served, dialling, serve_gunicorn
+from wsgi_fal_proxy._policy.limits.caller import caller_name
+from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.redis_store import RedisStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.redis_server import RedisServer
+    from wsgi_fal_proxy.testing import FakeFal
+
+HEADERS = {"x-fal-target-url": "https://fal.run/fal-ai/any-llm"}
+CALLERS = 64
+THREADS = ("--workers", "4", "--threads", "16")
+
+
+@contextmanager
+def serving(
+    fal: FakeFal, redis: RedisServer, *options: str, worker_class: str = "gthread"
+) -> Iterator[tuple[Served, Callable[[int], str]]]:
+    """Serve with a limit of 100; give the server, and a call, which tells what was answered."""
+    environment = {
+        **dialling(fal),
+        "FAL_PROXY_LIMITS": "100/365 days, 1000/day global",
+        "FAL_PROXY_LIMITS_STORAGE": redis.uri,
+    }
+    with (
+        serve_gunicorn(
+            "wsgi_fal_proxy.wsgi", *options, worker_class=worker_class, environment=environment
+        ) as served,
+        urllib3.PoolManager(maxsize=CALLERS, retries=False, timeout=WAIT_SECONDS) as http,
+    ):
+
+        def call(_: int) -> str:
+            url = f"{served.url}/api/fal/proxy"
+            try:
+                answer = http.request("POST", url, json={"prompt": "x"}, headers=HEADERS)
+            except urllib3.exceptions.ProtocolError:
+                return "cut"  # by the worker's end
+            return answer.headers.get("x-fal-proxy-error", str(answer.status))
+
+        yield served, call
+
+
+def taken(redis: RedisServer) -> int:
+    """Give what is taken, by asking for more than there can be."""
+    name = caller_name(None, "127.0.0.1")
+    return RedisStore(redis.uri).take([limit("100/365 days")], [name], 1_000).taken[0]
+
+
+@pytest.mark.parametrize(
+    ("worker_class", "options"),
+    [
+        ("gthread", THREADS),
+        ("gthread", (*THREADS, "--preload")),
+        ("gevent", ("--workers", "4")),
+    ],
+    ids=["gthread", "preload", "gevent"],
+)
+def test_64_callers_of_4_workers_get_exactly_what_the_limit_allows(
+    fal: FakeFal, redis: RedisServer, worker_class: str, options: tuple[str, ...]
+) -> None:
+    with (
+        serving(fal, redis, *options, worker_class=worker_class) as (_, call),
+        ThreadPoolExecutor(CALLERS) as threads,
+    ):
+        answers = list(threads.map(call, range(400)))
+    assert answers.count("200") == len(fal.requests) == 100
+    assert answers.count("limit_exceeded") == 300
+    assert taken(redis) == 100
+
+
+def workers(served: Served) -> list[int]:
+    pid = served.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_worker_that_is_killed_lets_nobody_over_the_limit(
+    fal: FakeFal, redis: RedisServer
+) -> None:
+    begun = threading.Semaphore(0)
+
+    with serving(fal, redis, *THREADS) as (served, call), ThreadPoolExecutor(CALLERS) as threads:
+
+        def counted(number: int) -> str:
+            answer = call(number)
+            begun.release()
+            return answer
+
+        answers = threads.map(counted, range(600))
+        for _ in range(30):
+            assert begun.acquire(timeout=WAIT_SECONDS)
+        killed = workers(served)[0]
+        os.kill(killed, signal.SIGKILL)
+        told = list(answers)
+    # All that the limit allows is taken: what reached fal, and what died on its way there.
+    assert taken(redis) == 100
+    assert told.count("200") <= len(fal.requests) <= 100
+    assert 100 - len(fal.requests) <= 16
+    assert set(told) <= {"200", "limit_exceeded", "cut"}
+
+
+def test_a_store_that_stops_under_load_refuses_until_it_is_back_and_nobody_waits(
+    fal: FakeFal, redis: RedisServer
+) -> None:
+    down, up = threading.Event(), threading.Event()
+
+    with serving(fal, redis, *THREADS) as (served, call), ThreadPoolExecutor(CALLERS) as threads:
+
+        def caller_of(number: int) -> list[str]:
+            """Call until the store is down, while it is, and once it is up again."""
+            answers = [call(number)]
+            assert down.wait(WAIT_SECONDS)
+            answers.append(call(number))
+            assert up.wait(WAIT_SECONDS)
+            return [*answers, *(call(number) for _ in range(4))]
+
+        running = [threads.submit(caller_of, number) for number in range(CALLERS)]
+        assert call(0) == "200"
+        redis.stop()
+        while call(0) != "limits_unavailable":
+            pass  # pragma: no cover - what is under way when Redis ends
+        during = len(fal.requests)
+        down.set()
+        assert call(0) == "limits_unavailable"
+        redis.start()
+        up.set()
+        told = [one.result(WAIT_SECONDS) for one in running]
+        log = served.log.read_text()
+    assert during <= CALLERS + 1
+    # From when it is back, as before it went; and never more than the limit.
+    after = [answer for one in told for answer in one[2:]]
+    assert set(after) == {"200", "limit_exceeded"}
+    # What Redis took and had no time to say is not relayed.
+    assert 90 <= len(fal.requests) <= taken(redis) == 100
+    # A line when it begins and one when it is over, in each process that noticed.
+    assert 1 <= log.count("the store of the limits failed") <= 4
+    assert 1 <= log.count("answers again") <= 4

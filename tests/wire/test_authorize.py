@@ -1,0 +1,365 @@
+"""Who may call: what `authorize` is given, what its answers mean, and what comes before it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import socket
+from time import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final
+
+import jwt
+import pytest
+import webtest
+
+from tests.support.raw_server import WAIT_SECONDS, Connection
+from tests.support.serving import ROOT, dialling, serve_command, serve_gunicorn
+from tests.wire.test_relay import answer_to
+from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, allow_anyone
+from wsgi_fal_proxy._fal.operations import Kind, operation
+from wsgi_fal_proxy._fal.target import Target
+from wsgi_fal_proxy._http.request_body import RequestBody
+from wsgi_fal_proxy._policy.authorize import identity_of
+from wsgi_fal_proxy._policy.policy import Gate
+from wsgi_fal_proxy._settings.options import Settings
+from wsgi_fal_proxy.errors import AuthorizeFailed, Forbidden, Unauthenticated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support.network import NetworkGuard
+    from tests.support.serving import Served
+    from wsgi_fal_proxy.testing import FakeFal
+
+RUN: Final = "https://fal.run/fal-ai/flux/dev"
+TARGET: Final = "x-fal-target-url"
+
+
+def request_for(url: str = RUN, method: str = "POST", **environ: Any) -> FalRequest:
+    target = Target.parse(url)
+    return FalRequest(environ, method, target, operation(method, target))
+
+
+# What it is given
+
+
+def test_a_request_tells_what_it_asks_of_fal() -> None:
+    request = request_for("https://queue.fal.run/fal-ai/flux/requests/1/status", "GET")
+    assert (request.method, request.endpoint) == ("GET", "fal-ai/flux")
+    assert (request.operation.kind, request.operation.spends) == (Kind.POLL, False)
+    assert (request.target.host, request.target.path) == (
+        "queue.fal.run",
+        "/fal-ai/flux/requests/1/status",
+    )
+
+
+def test_a_request_without_an_endpoint_has_none() -> None:
+    assert request_for("https://rest.fal.ai/tokens/").endpoint is None
+
+
+def test_its_repr_shows_neither_the_environ_nor_the_query() -> None:
+    request = request_for(RUN + "?secret=1", HTTP_COOKIE="secret")
+    assert "secret" not in repr(request)
+
+
+def test_it_is_given_the_environ_as_the_apps_middleware_left_it(fal: FakeFal) -> None:
+    seen: list[FalRequest] = []
+
+    def authorize(request: FalRequest) -> Allow:
+        seen.append(request)
+        return Allow()
+
+    proxy = FalProxy(key=fal.key, pool_manager=fal.pool_manager(), authorize=authorize)
+    user = object()
+    answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN, **{"my.user": user})
+    (request,) = seen
+    assert request.environ["my.user"] is user
+    assert (request.method, request.endpoint) == ("GET", "fal-ai/flux/dev")
+
+
+# What its answers mean
+
+
+@pytest.mark.parametrize("identity", [None, "someone", "\u00e4"])
+def test_allow_gives_who_it_is(identity: str | None) -> None:
+    assert identity_of(lambda _: Allow(identity), request_for()) == identity
+
+
+def test_allow_anyone_gives_nobody() -> None:
+    assert identity_of(allow_anyone, request_for()) is None
+
+
+@pytest.mark.parametrize(
+    ("decision", "error", "detail"),
+    [
+        (Refuse(), Forbidden, "This app does not let you make this call."),
+        (Refuse(403, "Not you."), Forbidden, "Not you."),
+        (
+            Refuse(401),
+            Unauthenticated,
+            "This app wants to know who you are: sign in, and try again.",
+        ),
+        (Refuse(401, "Who?"), Unauthenticated, "Who?"),
+    ],
+)
+def test_refuse_refuses_with_its_message(
+    decision: Refuse, error: type[Forbidden], detail: str
+) -> None:
+    with pytest.raises(error) as caught:
+        identity_of(lambda _: decision, request_for())
+    assert caught.value.detail == detail
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        None,
+        True,
+        False,
+        1,
+        "yes",
+        Allow,
+        Refuse,
+        Allow(""),
+        Allow(7),  # type: ignore[arg-type]
+        Allow(True),  # type: ignore[arg-type]
+        Allow(b"someone"),  # type: ignore[arg-type]
+        Refuse(200),  # type: ignore[arg-type]
+        Refuse(500),  # type: ignore[arg-type]
+        SimpleNamespace(identity="someone"),
+        (Allow(),),
+    ],
+    ids=repr,
+)
+def test_any_other_answer_refuses_and_is_logged(
+    decision: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(AuthorizeFailed):
+        identity_of(lambda _: decision, request_for())
+    ((_, level, message),) = caplog.record_tuples
+    assert level == logging.ERROR
+    assert message.startswith(f"The option authorize answered with {type(decision).__name__}, ")
+    # What it holds may be private.
+    assert "someone" not in message
+
+
+IDENTITY: Final = "Allow, of which the identity must be text that is not empty, or None, and is"
+STATUS: Final = "Refuse, of which the status must be 401 or 403, and is"
+
+
+@pytest.mark.parametrize(
+    ("decision", "what"),
+    [
+        (Allow(7_654_321), f"{IDENTITY} of the type int: use str(...)"),  # type: ignore[arg-type]
+        (Allow(b"someone"), f"{IDENTITY} of the type bytes: use .decode()"),  # type: ignore[arg-type]
+        (Allow(""), f"{IDENTITY} empty"),
+        (Refuse(500), f"{STATUS} 500"),  # type: ignore[arg-type]
+        (Refuse(True), f"{STATUS} of the type bool"),  # type: ignore[arg-type]
+        (Refuse(7_654_321), f"{STATUS} of the type int"),  # type: ignore[arg-type]
+        (
+            Refuse("someone"),  # type: ignore[arg-type]
+            f"{STATUS} of the type str: a message comes second, as in Refuse(403, '...')",
+        ),
+        (None, "NoneType, which is neither Allow nor Refuse"),
+        (Allow, "type, which is neither Allow nor Refuse"),
+    ],
+    ids=repr,
+)
+def test_what_is_wrong_with_an_answer_is_logged(
+    decision: Any, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(AuthorizeFailed):
+        identity_of(lambda _: decision, request_for())
+    assert caplog.messages == [
+        f"The option authorize answered with {what}; the request is refused."
+    ]
+    assert "7654321" not in caplog.text
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, Unauthenticated), (403, Forbidden)])
+def test_a_message_that_is_no_text_is_not_told(
+    status: Any, error: type[Forbidden], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(error) as caught:
+        identity_of(lambda _: Refuse(status, 7_654_321), request_for())  # type: ignore[arg-type]
+    assert caught.value.detail == error.default_detail
+    assert caplog.messages == [
+        "The option authorize answered with Refuse, of which the message must be text or None, and"
+        " is of the type int: use str(...); the request is refused with a sentence of the proxy's."
+    ]
+
+
+def test_what_it_raises_refuses_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def authorize(_: FalRequest) -> Allow:
+        users: dict[str, str] = {}
+        return Allow(users["user"])
+
+    with pytest.raises(AuthorizeFailed):
+        identity_of(authorize, request_for())
+    assert caplog.messages == ["The option authorize raised; the request is refused."]
+    assert "KeyError: 'user'" in caplog.text
+
+
+def test_what_ends_the_process_is_not_held_up() -> None:
+    def authorize(_: FalRequest) -> Allow:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        identity_of(authorize, request_for())
+
+
+# The gate
+
+
+NO_BODY = RequestBody({"wsgi.input": io.BytesIO()}, 0)
+
+
+@pytest.mark.parametrize("authorize", [None, allow_anyone])
+def test_with_nobody_to_ask_the_gate_is_open(authorize: Callable[..., Allow] | None) -> None:
+    gate = Gate(Settings.build({"authorize": authorize}))
+    assert gate.is_open
+    assert gate.admit({}, "POST", Target.parse(RUN), NO_BODY) is None
+
+
+def test_the_gate_asks_and_gives_who_it_is() -> None:
+    gate = Gate(Settings.build({"authorize": lambda request: Allow(request.endpoint)}))
+    assert not gate.is_open
+    assert gate.admit({}, "POST", Target.parse(RUN), NO_BODY) == "fal-ai/flux/dev"
+
+
+# On the wire
+
+
+@pytest.mark.parametrize(
+    ("decision", "status", "reason"),
+    [
+        (Refuse(401, "Sign in."), 401, "unauthenticated"),
+        (Refuse(403, "Sign in."), 403, "forbidden"),
+        (None, 403, "authorize_failed"),
+    ],
+)
+def test_a_refusal_is_an_answer_of_ours_and_nothing_is_sent(
+    fal: FakeFal, network: NetworkGuard, decision: Any, status: int, reason: str
+) -> None:
+    proxy = FalProxy(key=fal.key, pool_manager=fal.pool_manager(), authorize=lambda _: decision)
+    app = webtest.TestApp(proxy, lint=True)
+    answer = app.post_json("/", {"prompt": "x"}, headers={TARGET: RUN}, status=status)
+    assert answer.json["reason"] == answer.headers["x-fal-proxy-error"] == reason
+    if decision is not None:
+        assert answer.json["message"] == answer.json["detail"] == "Sign in."
+    # RFC 9110 section 11.6.1: a 401 has a challenge, and nothing else needs one.
+    assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
+    assert (fal.requests, network.lookups, network.dialled) == ([], [], [])
+
+
+# Each request here is wrong in this respect and in all those after it.
+_BEFORE: Final[list[tuple[str, dict[str, Any]]]] = [
+    ("method_not_allowed", {"REQUEST_METHOD": "DELETE"}),
+    ("target_missing", {"HTTP_X_FAL_TARGET_URL": ""}),
+    ("target_host_not_allowed", {"HTTP_X_FAL_TARGET_URL": "https://example.com/"}),
+    ("unsupported_media_type", {"CONTENT_TYPE": "text/plain"}),
+    ("body_too_large", {"CONTENT_LENGTH": "5", "CONTENT_TYPE": "application/json"}),
+]
+
+
+@pytest.mark.parametrize("step", range(len(_BEFORE)), ids=[reason for reason, _ in _BEFORE])
+def test_what_is_not_fit_to_be_relayed_is_not_asked_about(step: int) -> None:
+    asked: list[FalRequest] = []
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": "POST",
+        "HTTP_X_FAL_TARGET_URL": RUN,
+        "CONTENT_LENGTH": "0",
+    }
+    for _, wrong in reversed(_BEFORE[step:]):
+        environ |= wrong
+    proxy = FalProxy(max_body_bytes=4, authorize=asked.append)  # type: ignore[arg-type]
+    _, headers, _ = answer_to(proxy, **environ)
+    assert headers["x-fal-proxy-error"] == _BEFORE[step][0]
+    assert asked == []
+
+
+def test_who_may_not_call_does_not_learn_of_the_key() -> None:
+    called: list[Any] = []
+    proxy = FalProxy(key=called.append, authorize=lambda _: Refuse(403))
+    _, headers, _ = answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN)
+    assert headers["x-fal-proxy-error"] == "forbidden"
+    assert called == []
+
+
+def test_who_may_call_learns_of_it() -> None:
+    proxy = FalProxy(key=lambda _: None, authorize=lambda _: Allow("someone"))
+    _, headers, _ = answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN)
+    assert headers["x-fal-proxy-error"] == "key_missing"
+
+
+def test_the_body_is_whole_when_it_is_asked(fal: FakeFal) -> None:
+    content = io.BytesIO(b'{"prompt": "x"}')
+    at: list[int] = []
+
+    def authorize(_: FalRequest) -> Allow:
+        at.append(content.tell())
+        return Allow()
+
+    proxy = FalProxy(key=fal.key, pool_manager=fal.pool_manager(), authorize=authorize)
+    answer_to(
+        proxy,
+        HTTP_X_FAL_TARGET_URL=RUN,
+        REQUEST_METHOD="POST",
+        CONTENT_TYPE="application/json",
+        CONTENT_LENGTH="15",
+        **{"wsgi.input": content},
+    )
+    assert at == [0]
+    assert fal.requests[0].json() == {"prompt": "x"}
+
+
+# On real servers
+
+JWT_SECRET: Final = "s" * 32
+BODY: Final = b'{"prompt": "GET / HTTP/1.1\\r\\nHost: smuggled\\r\\n\\r\\n"}'
+LARGE: Final = b'"' + b"x" * 1_500_000 + b'"'
+LENGTH: Final = b"Content-Length: %d\r\n\r\n"
+BODIES: Final = {
+    "small": LENGTH % len(BODY) + BODY,
+    "large": LENGTH % len(LARGE) + LARGE,
+    "chunked": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
+}
+
+
+@pytest.fixture(scope="module", params=["gunicorn", "waitress", "cheroot"])
+def served(request: pytest.FixtureRequest, _shared_fal: FakeFal) -> Iterator[Served]:
+    """The example with tokens, which refuses who has none."""
+    environment = dialling(_shared_fal) | {"JWT_SECRET": JWT_SECRET}
+    environment["PYTHONPATH"] += os.pathsep + str(ROOT / "examples")
+    if request.param == "gunicorn":
+        serving = serve_gunicorn("jwt_app:app", "--threads", "2", environment=environment)
+    else:
+        option = {"waitress": "--listen", "cheroot": "--bind"}[request.param]
+        command = ("-m", request.param, option, "127.0.0.1:{port}", "jwt_app:app")
+        serving = serve_command(environment, *command)
+    with serving as served:
+        yield served
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_the_body_of_who_is_refused_is_not_taken_for_the_next_request(
+    served: Served, fal: FakeFal, body: bytes
+) -> None:
+    claims = {"sub": "ada", "aud": "fal", "exp": time() + 60}
+    token = jwt.encode(claims, JWT_SECRET).encode()
+    post = (
+        b"POST /api/fal/proxy HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"X-Fal-Target-Url: https://fal.run/fal-ai/flux/dev\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", served.port), WAIT_SECONDS) as sock:
+        connection = Connection(sock, 1)
+        connection.send(post + body)
+        head, _ = connection.read_request()
+        assert head.startswith(b"HTTP/1.1 401 ")
+        assert fal.requests == []
+        connection.send(post + b"Authorization: Bearer %b\r\n" % token + LENGTH % len(BODY) + BODY)
+        head, _ = connection.read_request()
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert len(fal.requests) == 1
