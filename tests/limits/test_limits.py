@@ -478,9 +478,9 @@ def test_a_body_that_ends_too_soon_is_given_back(fal: FakeFal) -> None:
 def test_what_the_full_relay_refuses_is_given_back(fal: FakeFal) -> None:
     proxy = limited(fal, "2/day", max_concurrent=1)
     assert proxy._slots is not None
-    proxy._slots.acquire()
+    release = proxy._slots.take()
     assert call(proxy) == "relay_full"
-    proxy._slots.release()
+    release()
     assert [call(proxy) for _ in range(3)] == ["200", "200", "limit_exceeded"]
 
 

@@ -11,10 +11,9 @@ import webtest
 
 from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import STRICT_URLS, Allow, FalProxy, FalRequest, Refuse, SettingsError
-from wsgi_fal_proxy._fal.target import Target
+from wsgi_fal_proxy._core.proxy import _allowlist
 from wsgi_fal_proxy._http.request_body import PIECE_BYTES, RequestBody
 from wsgi_fal_proxy._policy.allowlist import Allowlist
-from wsgi_fal_proxy._policy.policy import Gate
 from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy.errors import (
     BodyAmbiguous,
@@ -48,15 +47,19 @@ def body_of(content: bytes, content_type: str = "application/json", **environ: A
     return body
 
 
+def request_of(method: str, url: str) -> FalRequest:
+    return FalRequest.parse({"REQUEST_METHOD": method, "HTTP_X_FAL_TARGET_URL": url})
+
+
 def check(allowlist: Allowlist, method: str, url: str, content: bytes = b"{}") -> None:
-    target = Target.parse(url)
-    allowlist.check_target(method, target)
-    allowlist.check_body(method, target, body_of(content))
+    request = request_of(method, url)
+    allowlist.check_target(request)
+    allowlist.check_body(request, body_of(content))
 
 
 def test_without_patterns_there_is_none() -> None:
-    assert Gate(Settings()).allowlist is None
-    assert Gate(Settings(allowed_urls=[], allowed_endpoints=())).allowlist is None
+    assert _allowlist(Settings()) is None
+    assert _allowlist(Settings(allowed_urls=[], allowed_endpoints=())) is None
 
 
 # What fal's clients call: https://github.com/fal-ai/fal-js, fal-swift, fal-java, fal-dart.
@@ -342,7 +345,7 @@ def test_body_of_no_declared_length_is_read_as_far_as_a_piece() -> None:
 def test_body_that_is_not_finished_is_400() -> None:
     allowlist = Allowlist(None, ["*/flux/**"], report_only=True)
     with pytest.raises(BodyIncomplete):
-        allowlist.check_body("POST", Target.parse(TOKENS), body_of(b"{}", CONTENT_LENGTH="10"))
+        allowlist.check_body(request_of("POST", TOKENS), body_of(b"{}", CONTENT_LENGTH="10"))
 
 
 @pytest.mark.parametrize(
@@ -355,7 +358,7 @@ def test_body_that_is_not_finished_is_400() -> None:
 )
 def test_body_is_not_read_without_need(allowlist: Allowlist, url: str) -> None:
     body = body_of(b"{}")
-    allowlist.check_body("POST", Target.parse(url), body)
+    allowlist.check_body(request_of("POST", url), body)
     assert body._first is None
 
 

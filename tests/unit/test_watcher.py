@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import sys
 import threading
@@ -15,9 +14,8 @@ import pytest
 from tests.support.raw_server import WAIT_SECONDS
 from wsgi_fal_proxy._downstream import watcher as module
 from wsgi_fal_proxy._downstream.connection import client_connection
-from wsgi_fal_proxy._downstream.watcher import Watcher, notice
+from wsgi_fal_proxy._downstream.watcher import Watcher
 from wsgi_fal_proxy._process import unpatched
-from wsgi_fal_proxy._upstream.client import Call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,11 +31,25 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 Pair = tuple[socket.socket, socket.socket]
 
 
+class Watched:
+    """Sets an event when it is aborted."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.abort = event.set
+
+
+@pytest.fixture
+def threadless(monkeypatch: pytest.MonkeyPatch) -> Watcher:
+    """A watcher without a thread: the test looks for events itself."""
+    monkeypatch.setattr(module, "start_new_thread", lambda *_: None)
+    return Watcher()
+
+
 @pytest.mark.parametrize("half", [False, True], ids=["closed", "sending side closed"])
 def test_a_close_is_noticed(pair: Pair, half: bool) -> None:
     gone = threading.Event()
     ours, theirs = pair
-    Watcher().watch(ours.fileno(), gone.set)
+    Watcher().watch(ours.fileno(), Watched(gone))
     theirs.shutdown(socket.SHUT_WR) if half else theirs.close()
     assert gone.wait(WAIT_SECONDS)
 
@@ -46,14 +58,14 @@ def test_a_close_that_was_before_the_watch_is_noticed(pair: Pair) -> None:
     gone = threading.Event()
     ours, theirs = pair
     theirs.close()
-    Watcher().watch(ours.fileno(), gone.set)
+    Watcher().watch(ours.fileno(), Watched(gone))
     assert gone.wait(WAIT_SECONDS)
 
 
 def test_a_close_is_noticed_behind_bytes_that_nobody_has_read(pair: Pair) -> None:
     gone = threading.Event()
     ours, theirs = pair
-    Watcher().watch(ours.fileno(), gone.set)
+    Watcher().watch(ours.fileno(), Watched(gone))
     theirs.sendall(b"the next request")
     theirs.close()
     assert gone.wait(WAIT_SECONDS)
@@ -65,7 +77,7 @@ def test_of_many_watches_only_those_are_called_whose_connection_was_closed() -> 
     noticed = [threading.Event() for _ in pairs]
 
     for (ours, _), event in zip(pairs, noticed, strict=True):
-        watcher.watch(ours.fileno(), event.set)
+        watcher.watch(ours.fileno(), Watched(event))
     for _, theirs in pairs[1:10]:
         theirs.close()
     assert all(event.wait(WAIT_SECONDS) for event in noticed[1:10])
@@ -77,7 +89,7 @@ def test_of_many_watches_only_those_are_called_whose_connection_was_closed() -> 
 
 def test_what_is_watched_no_more_is_not_noticed(pair: Pair) -> None:
     gone, other_gone = threading.Event(), threading.Event()
-    on_gone = gone.set
+    on_gone = Watched(gone)
     watcher = Watcher()
     ours, theirs = pair
     watcher.watch(ours.fileno(), on_gone)
@@ -86,7 +98,7 @@ def test_what_is_watched_no_more_is_not_noticed(pair: Pair) -> None:
     # Another one that is noticed afterwards shows that this one was passed over.
     other, other_end = socket.socketpair()
     with other, other_end:
-        watcher.watch(other.fileno(), other_gone.set)
+        watcher.watch(other.fileno(), Watched(other_gone))
         other_end.close()
         assert other_gone.wait(WAIT_SECONDS)
     assert not gone.is_set()
@@ -94,7 +106,7 @@ def test_what_is_watched_no_more_is_not_noticed(pair: Pair) -> None:
 
 def test_a_watch_that_was_never_ended_gives_way_to_the_next_on_its_descriptor(pair: Pair) -> None:
     first, second = threading.Event(), threading.Event()
-    first_gone, second_gone = first.set, second.set
+    first_gone, second_gone = Watched(first), Watched(second)
     watcher = Watcher()
     ours, theirs = pair
     watcher.watch(ours.fileno(), first_gone)
@@ -111,7 +123,7 @@ class Connection:
 
 def test_a_connection_is_watched_for_one_request_after_another(pair: Pair) -> None:
     first, second = threading.Event(), threading.Event()
-    first_gone, second_gone = first.set, second.set
+    first_gone, second_gone = Watched(first), Watched(second)
     connection = Connection()
     watcher = Watcher()
     ours, theirs = pair
@@ -127,7 +139,7 @@ def test_a_connection_that_is_closed_between_two_requests_is_noticed_at_the_next
     pair: Pair,
 ) -> None:
     first, second, other_gone = threading.Event(), threading.Event(), threading.Event()
-    first_gone = first.set
+    first_gone = Watched(first)
     connection = Connection()
     watcher = Watcher()
     ours, theirs = pair
@@ -137,10 +149,10 @@ def test_a_connection_that_is_closed_between_two_requests_is_noticed_at_the_next
     # Another one that is noticed afterwards shows that this one was.
     other, other_end = socket.socketpair()
     with other, other_end:
-        watcher.watch(other.fileno(), other_gone.set)
+        watcher.watch(other.fileno(), Watched(other_gone))
         other_end.close()
         assert other_gone.wait(WAIT_SECONDS)
-    watcher.watch(ours.fileno(), second.set, connection)
+    watcher.watch(ours.fileno(), Watched(second), connection)
     assert second.wait(WAIT_SECONDS)
     assert not first.is_set()
 
@@ -150,7 +162,7 @@ def test_the_next_connection_with_the_same_descriptor_is_watched_as_well(
     pair: Pair, lives_on: bool
 ) -> None:
     before, after = threading.Event(), threading.Event()
-    before_gone = before.set
+    before_gone = Watched(before)
     connections = [Connection(), Connection()]
     watcher = Watcher()
     fd = pair[0].fileno()
@@ -162,7 +174,7 @@ def test_the_next_connection_with_the_same_descriptor_is_watched_as_well(
         os.dup2(other.fileno(), fd)
         if not lives_on:
             del connections[0]
-        watcher.watch(fd, after.set, connections[-1])
+        watcher.watch(fd, Watched(after), connections[-1])
         other.close()
         other_end.close()
         assert after.wait(WAIT_SECONDS)
@@ -175,90 +187,94 @@ def test_what_cannot_be_watched_is_let_be(kind: str, pair: Pair) -> None:
     watcher = Watcher()
     with open(__file__, "rb") as file:
         fd = -1 if kind == "closed" else file.fileno()
-        watcher.watch(fd, gone.set)
-        watcher.unwatch(fd, gone.set)
+        watcher.watch(fd, Watched(gone))
+        watcher.unwatch(fd, Watched(gone))
     assert not gone.is_set()
 
 
 @pytest.mark.parametrize("is_gone", [True, False], ids=["closed", "another one by now"])
-def test_an_event_counts_if_the_connection_is_still_the_one_that_was_closed(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, is_gone: bool
+def test_watcher_aborts_only_if_the_connection_is_still_the_one_that_was_closed(
+    threadless: Watcher, pair: Pair, monkeypatch: pytest.MonkeyPatch, is_gone: bool
 ) -> None:
     ours, theirs = pair
     gone = threading.Event()
-    watched = {ours.fileno(): gone.set}
+    threadless.watch(ours.fileno(), Watched(gone))
     if not is_gone:
         monkeypatch.setattr(module, "_is_gone", lambda fd: False)
-    with select.epoll() as epoll:
-        epoll.register(ours.fileno(), select.EPOLLRDHUP)
-        theirs.close()
-        notice(epoll, watched, {}, threading.Lock())
+    theirs.close()
+    threadless.notice(WAIT_SECONDS)
     assert gone.is_set() is is_gone
-    assert bool(watched) is not is_gone
+    assert bool(threadless._watched) is not is_gone
 
 
-def test_an_event_of_what_is_watched_no_more_is_nobodys(pair: Pair) -> None:
+def test_watcher_passes_over_the_event_of_a_watch_that_has_ended(
+    threadless: Watcher, pair: Pair
+) -> None:
     ours, theirs = pair
-    with select.epoll() as epoll:
-        epoll.register(ours.fileno(), select.EPOLLRDHUP)
-        theirs.close()
-        notice(epoll, {}, {}, threading.Lock())
+    gone = threading.Event()
+    on_gone = Watched(gone)
+    threadless.watch(ours.fileno(), on_gone, ours)
+    threadless.unwatch(ours.fileno(), on_gone)
+    theirs.close()
+    threadless.notice(WAIT_SECONDS)
+    assert not gone.is_set()
 
 
-def test_what_one_call_raises_leaves_the_others_heard(pair: Pair) -> None:
-    def fail() -> None:
-        raise ValueError
+def test_watcher_aborts_the_others_if_one_fails(threadless: Watcher, pair: Pair) -> None:
+    class Failing:
+        def abort(self) -> None:
+            raise ValueError
 
-    gone: list[int] = []
+    gone = threading.Event()
     other, other_end = socket.socketpair()
-    with select.epoll() as epoll, other, other_end:
-        for sock in (pair[0], other):
-            epoll.register(sock.fileno(), select.EPOLLRDHUP | select.EPOLLET)
+    with other, other_end:
+        threadless.watch(pair[0].fileno(), Failing())
+        threadless.watch(other.fileno(), Watched(gone))
         pair[1].close()
         other_end.close()
-        watched = {pair[0].fileno(): fail, other.fileno(): lambda: gone.append(1)}
-        notice(epoll, watched, {}, threading.Lock())
-    assert gone == [1]
+        threadless.notice(WAIT_SECONDS)
+    assert gone.is_set()
 
 
-def test_of_a_closed_connection_that_a_child_has_a_copy_of_the_kernel_tells_once(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+def test_watcher_aborts_without_its_lock_so_that_an_abort_may_end_the_watch(
+    threadless: Watcher, pair: Pair
 ) -> None:
-    # No thread: what it would be told is looked at here.
-    monkeypatch.setattr(module, "start_new_thread", lambda *_: None)
-    watcher = Watcher()
+    class Ending:
+        def abort(self) -> None:
+            threadless.unwatch(pair[0].fileno(), self)
+
+    threadless.watch(pair[0].fileno(), Ending())
+    pair[1].close()
+    over = threading.Thread(target=threadless.notice, args=(WAIT_SECONDS,), daemon=True)
+    over.start()
+    over.join(WAIT_SECONDS)
+    assert not over.is_alive()
+
+
+def test_watcher_hears_once_of_a_closed_connection_that_a_child_has_a_copy_of(
+    threadless: Watcher, pair: Pair
+) -> None:
     ours, theirs = pair
-    on_gone = threading.Event().set
-    watcher.watch(ours.fileno(), on_gone, ours)
-    watcher.unwatch(ours.fileno(), on_gone)
+    on_gone = Watched(threading.Event())
+    threadless.watch(ours.fileno(), on_gone, ours)
+    threadless.unwatch(ours.fileno(), on_gone)
     copy = os.dup(ours.fileno())
     try:
         ours.close()
         theirs.close()
-        with watcher._epoll as epoll:
+        with threadless._epoll as epoll:
             assert len(epoll.poll(0)) == 1
             assert epoll.poll(0) == []
     finally:
         os.close(copy)
 
 
-def test_a_watch_ends_where_an_answer_is_collected_in_the_middle_of_another(pair: Pair) -> None:
+def test_watcher_works_at_each_tick(pair: Pair) -> None:
     watcher = Watcher()
-    call = Call()
-    ended = threading.Event()
-
-    def collect() -> None:
-        # The collector runs at any moment: here, while this thread holds the locks.
-        with watcher._lock, call._lock:
-            watcher.unwatch(pair[0].fileno(), on_gone)
-            call.give_back(reusable=False)
-        ended.set()
-
-    on_gone = threading.Event().set
-    watcher.watch(pair[0].fileno(), on_gone)
-    threading.Thread(target=collect, daemon=True).start()
-    assert ended.wait(WAIT_SECONDS)
-    assert not watcher._watched
+    worked = threading.Event()
+    watcher.at_each_tick(worked.set)
+    watcher.watch(pair[0].fileno(), Watched(threading.Event()))
+    assert worked.wait(WAIT_SECONDS)
 
 
 def test_where_there_is_no_epoll_nothing_is_noticed(
@@ -268,9 +284,9 @@ def test_where_there_is_no_epoll_nothing_is_noticed(
     gone = threading.Event()
     watcher = Watcher()
     ours, theirs = pair
-    watcher.watch(ours.fileno(), gone.set)
+    watcher.watch(ours.fileno(), Watched(gone))
     theirs.close()
-    watcher.unwatch(ours.fileno(), gone.set)
+    watcher.unwatch(ours.fileno(), Watched(gone))
     assert not gone.is_set()
 
 
@@ -278,11 +294,11 @@ def test_a_forked_child_watches_anew(pair: Pair) -> None:
     warm, warm_end = socket.socketpair()
     ours, theirs = pair
     with warm, warm_end:
-        module.watcher.watch(warm.fileno(), lambda: None)
+        module.watcher.watch(warm.fileno(), Watched(threading.Event()))
         child = os.fork()
         if child == 0:  # pragma: no cover - another process
             gone = threading.Event()
-            module.watcher.watch(ours.fileno(), gone.set)
+            module.watcher.watch(ours.fileno(), Watched(gone))
             theirs.shutdown(socket.SHUT_WR)
             os._exit(0 if gone.wait(WAIT_SECONDS) else 1)
         assert os.waitpid(child, 0)[1] == 0

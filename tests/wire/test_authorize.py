@@ -20,10 +20,8 @@ from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, allow_anyone
 from wsgi_fal_proxy._fal.operations import Kind, operation
 from wsgi_fal_proxy._fal.target import Target
-from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._policy.authorize import identity_of
-from wsgi_fal_proxy._policy.policy import Gate
-from wsgi_fal_proxy._settings.options import Settings
+from wsgi_fal_proxy._policy.policy import Policy
 from wsgi_fal_proxy.errors import AuthorizeFailed, Forbidden, Unauthenticated
 
 if TYPE_CHECKING:
@@ -210,23 +208,19 @@ def test_what_ends_the_process_is_not_held_up() -> None:
         identity_of(authorize, request_for())
 
 
-# The gate
-
-
-NO_BODY = RequestBody({"wsgi.input": io.BytesIO()}, 0)
+# The policy
 
 
 @pytest.mark.parametrize("authorize", [None, allow_anyone])
-def test_with_nobody_to_ask_the_gate_is_open(authorize: Callable[..., Allow] | None) -> None:
-    gate = Gate(Settings.build({"authorize": authorize}))
-    assert gate.is_open
-    assert gate.admit({}, "POST", Target.parse(RUN), NO_BODY) is None
+def test_policy_identifies_nobody_if_there_is_nobody_to_ask(
+    authorize: Callable[..., Allow] | None,
+) -> None:
+    assert Policy(authorize).identify(request_for()) is None
 
 
-def test_the_gate_asks_and_gives_who_it_is() -> None:
-    gate = Gate(Settings.build({"authorize": lambda request: Allow(request.endpoint)}))
-    assert not gate.is_open
-    assert gate.admit({}, "POST", Target.parse(RUN), NO_BODY) == "fal-ai/flux/dev"
+def test_policy_asks_authorize_for_the_identity() -> None:
+    policy = Policy(lambda request: Allow(request.endpoint))
+    assert policy.identify(request_for()) == "fal-ai/flux/dev"
 
 
 # On the wire

@@ -18,8 +18,12 @@ from tests.wire.test_relay import RUN, answer_to
 from tests.wire.test_upstream import CHUNKED, OK, get, post, proxy_to, stalling, tunnelling
 from tests.wire.test_upstream import closing as hanging_up
 from wsgi_fal_proxy import FalProxy
-from wsgi_fal_proxy._core.exchange import Relaying
-from wsgi_fal_proxy._upstream.client import Call, _Connection, _Pool
+from wsgi_fal_proxy._core.exchange import Exchange
+from wsgi_fal_proxy._core.record import NullRecorder
+from wsgi_fal_proxy._http.request_body import RequestBody
+from wsgi_fal_proxy._upstream.call import Call
+from wsgi_fal_proxy._upstream.connect import _Checked, _Dialled
+from wsgi_fal_proxy._upstream.pool import RelayPool
 from wsgi_fal_proxy.errors import Truncated
 
 if TYPE_CHECKING:
@@ -124,17 +128,19 @@ def test_a_client_that_has_left_before_anything_was_sent_costs_nothing(
 
 
 def test_a_client_whose_connection_the_server_has_closed_needs_no_reset() -> None:
-    relaying = Relaying(None, None)
-    assert not relaying.hang_up({})
-    relaying.call.abort()
-    assert relaying.hang_up({})
+    body = RequestBody({"wsgi.input": io.BytesIO()}, 0)
+    exchange = Exchange({}, lambda *_: lambda data: None, body, NullRecorder(), None)
+    assert not exchange.end_if_client_left()
+    exchange.abort()
+    assert exchange.end_if_client_left()
 
 
 def test_a_call_without_a_socket_yet_can_be_broken_off() -> None:
     call = Call()
     call.abort()
-    call.connection = SimpleNamespace(sock=socket.socket())  # type: ignore[assignment]
-    call.connection.sock.close()  # type: ignore[union-attr]
+    connection: Any = SimpleNamespace(sock=socket.socket())
+    connection.sock.close()
+    call.hold(None, connection, is_connected=True)  # type: ignore[arg-type]
     call.abort()
     assert call.aborted
 
@@ -143,11 +149,11 @@ def relaying_aborts(proxy: FalProxy) -> None:
     """Have a client's leaving be noticed while the connection is being made."""
     connect = proxy._upstream._connect
 
-    def connect_and_abort(call: Any, pool: Any, connection: Any) -> None:
-        connect(call, pool, connection)
+    def connect_and_abort(call: Any, *more: Any) -> None:
+        connect(call, *more)
         call.abort()
 
-    proxy._upstream._connect = connect_and_abort  # type: ignore[method-assign]
+    proxy._upstream._connect = connect_and_abort  # type: ignore[assignment,method-assign]
 
 
 # Slots.
@@ -292,10 +298,14 @@ def addresses(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kw: found)
 
 
+def manager_of(proxy: FalProxy) -> urllib3.PoolManager:
+    return proxy._upstream._pools._manager
+
+
 def dialling_addresses(ca_file: Path | None, **options: Any) -> FalProxy:
     proxy = FalProxy(key="k", **options)
     if ca_file is not None:
-        proxy._upstream._manager.connection_pool_kw["ssl_context"].load_verify_locations(ca_file)
+        manager_of(proxy).connection_pool_kw["ssl_context"].load_verify_locations(ca_file)
     return proxy
 
 
@@ -307,7 +317,7 @@ def test_an_address_that_is_dead_leaves_the_next_one_its_time(
         addresses(monkeypatch, dead, server.port)
         proxy = dialling_addresses(tmp_path / "ca.pem", connect_timeout=1)
         assert get(proxy)[0] == "200 OK"
-        proxy._upstream.forget_connections()
+        proxy._upstream._pools.reset_after_fork()
 
 
 def test_no_address_that_answers_is_504(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,10 +340,10 @@ def test_addresses_that_refuse_are_502(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_default_manager_makes_connections_of_ours() -> None:
-    manager = FalProxy(key="k")._upstream._manager
-    pool = manager.connection_from_host("fal.run", 443, "https")
-    assert isinstance(pool, _Pool)
-    assert pool.ConnectionCls is _Connection
+    pool = FalProxy(key="k")._upstream._pools.of("fal.run")
+    assert isinstance(pool, RelayPool)
+    assert issubclass(pool.ConnectionCls, _Checked)
+    assert issubclass(pool.ConnectionCls, _Dialled)
 
 
 # TLS within TLS.
@@ -384,14 +394,14 @@ def test_a_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
         assert os.waitpid(child, 0)[1] == 0
         # And the parent's is still its own.
         assert get(proxy)[2] == b"1"
-        proxy._upstream.forget_connections()
+        proxy._upstream._pools.reset_after_fork()
 
 
 def test_a_lock_that_a_thread_held_at_the_fork_does_not_stop_the_child(tmp_path: Path) -> None:
     with RawServer(answering(OK, OK)) as server:
         proxy = proxy_to(server, tmp_path)
         get(proxy)
-        pools = proxy._upstream._manager.pools
+        pools = proxy._upstream._pools._own.pools
         held, release = threading.Event(), threading.Event()
 
         def hold() -> None:
@@ -402,8 +412,9 @@ def test_a_lock_that_a_thread_held_at_the_fork_does_not_stop_the_child(tmp_path:
         thread = threading.Thread(target=hold)
         thread.start()
         assert held.wait(WAIT_SECONDS)
-        proxy._upstream.forget_connections()
+        proxy._upstream._pools.reset_after_fork()
         release.set()
         thread.join(WAIT_SECONDS)
         assert answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN)[0] == "200 OK"
-        assert proxy._upstream._manager.pools is not pools
+        assert proxy._upstream._pools._own.pools is not pools
+        proxy._upstream._pools.reset_after_fork()

@@ -31,9 +31,9 @@ import trustme
 
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
 from wsgi_fal_proxy import FalProxy
-from wsgi_fal_proxy._core.exchange import Relaying
+from wsgi_fal_proxy._core.exchange import Exchange
 from wsgi_fal_proxy._http.request_body import PIECE_BYTES
-from wsgi_fal_proxy._upstream.client import _Connection, _Pool
+from wsgi_fal_proxy._upstream.connect import _Dialled
 from wsgi_fal_proxy.errors import FalProxyError, Truncated
 
 if TYPE_CHECKING:
@@ -362,9 +362,9 @@ PYTHON_LEAVES_IT_OPEN = sys.version_info < (3, 11, 8) or (3, 12) <= sys.version_
 @contextlib.contextmanager
 def reset_before_tls(server: RawServer) -> Iterator[None]:
     """Have the reset come between the end of TCP's handshake and the beginning of TLS's."""
-    connect = _Connection._new_conn
+    connect = _Dialled._new_conn
 
-    def connect_and_wait(connection: _Connection) -> socket.socket:
+    def connect_and_wait(connection: _Dialled) -> socket.socket:
         sock = connect(connection)
         sock.send(b"x")  # upon which it is reset
         reset = select.poll()
@@ -374,7 +374,7 @@ def reset_before_tls(server: RawServer) -> Iterator[None]:
 
     server.listen()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(_Connection, "_new_conn", connect_and_wait)
+        patch.setattr(_Dialled, "_new_conn", connect_and_wait)
         # Python's own TLS socket, which nobody else has got (python/cpython#113280).
         warnings.filterwarnings(
             "ignore" if PYTHON_LEAVES_IT_OPEN else "error", "unclosed <ssl", ResourceWarning
@@ -1136,8 +1136,6 @@ def meet(fault: Fault, directory: Path, *, byte_by_byte: bool = False) -> tuple[
     script = fault.script(stage, byte_by_byte=byte_by_byte)
     server = RawServer(script, authority=authority(), plain=(1,) if fault.in_the_clear else ())
     manager = server.pool_manager(directory)
-    # Connects as the proxy does by default.
-    manager.pool_classes_by_scheme = {"https": _Pool}
     options: dict[str, Any] = dict(fault.options)
     proxy = FalProxy(key=KEY, pool_manager=manager, **options)
     try:
@@ -1240,13 +1238,13 @@ def test_no_fault_shows_the_key(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     tracebacks: list[str] = []
-    log = Relaying.log
+    log = Exchange.log
 
-    def showing_log(relaying: Relaying, error: FalProxyError) -> None:
+    def showing_log(exchange: Exchange, error: FalProxyError) -> None:
         tracebacks.append(shown(error))
-        log(relaying, error)
+        log(exchange, error)
 
-    monkeypatch.setattr(Relaying, "log", showing_log)
+    monkeypatch.setattr(Exchange, "log", showing_log)
     first, second = meet(fault, tmp_path)
     assert bool(tracebacks) is not isinstance(fault.outcome, Relayed)
     told = [*tracebacks, caplog.text]

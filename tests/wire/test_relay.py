@@ -13,7 +13,8 @@ import webtest
 
 from tests.support.raw_server import RawServer
 from wsgi_fal_proxy import FalProxy, KeyFile, SettingsError, __version__
-from wsgi_fal_proxy._core.exchange import Relaying
+from wsgi_fal_proxy._core.exchange import Exchange
+from wsgi_fal_proxy._core.record import NullRecorder
 from wsgi_fal_proxy._fal.key import Hidden, Key
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy.errors import FalProxyError
@@ -388,7 +389,9 @@ def test_no_frame_of_an_error_shows_the_key(tmp_path: Path) -> None:
             "REQUEST_METHOD": "GET",
             "wsgi.input": io.BytesIO(),
         }
+        body = RequestBody(environ, 10)
+        exchange = Exchange(environ, lambda *_: lambda data: None, body, NullRecorder(), None)
         with pytest.raises(FalProxyError) as caught:
-            proxy._relay(environ, RequestBody(environ, 10), Relaying(None, None))
+            proxy._relay(exchange)
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     assert "sk-secret" not in "".join(shown.format())

@@ -132,8 +132,7 @@ def test_a_key_is_rotated_by_a_rename_under_load_and_no_request_fails(tmp_path: 
         fresh.write_text("new:key")
         fresh.replace(file)
         statuses.append(answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN)[0])
-        for pool in proxy._upstream._pools.values():
-            pool.close()  # or the upstream would wait for more
+        proxy._upstream._pools.reset_after_fork()  # or the upstream would wait for more
     assert seen[-1] == b"new:key"
     assert set(statuses) == {"200 OK"}
 

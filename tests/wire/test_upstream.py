@@ -5,6 +5,7 @@ What fails, and how, is in `test_faults`, too.
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import select
@@ -13,19 +14,22 @@ import ssl
 import threading
 import zlib
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
 import urllib3
 import webtest
 from urllib3.connection import HTTPSConnection
+from urllib3.connectionpool import HTTPSConnectionPool
 
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answering
 from tests.wire.test_relay import RUN, TARGET, answer_to
 from wsgi_fal_proxy import FalProxy, SettingsError
-from wsgi_fal_proxy._upstream import client as upstream
-from wsgi_fal_proxy._upstream.client import _Connection, _Pool, _received, _send_all
+from wsgi_fal_proxy._upstream import connect
+from wsgi_fal_proxy._upstream.connect import connection_class
+from wsgi_fal_proxy._upstream.pool import _pool_class
+from wsgi_fal_proxy._upstream.wire import receive, send_all
 from wsgi_fal_proxy.errors import Truncated
 
 if TYPE_CHECKING:
@@ -156,7 +160,7 @@ def test_what_the_system_takes_in_parts_is_sent_whole() -> None:
         reader.start()
         with ours:
             ours.settimeout(WAIT_SECONDS)
-            _send_all(ours, data)
+            send_all(ours, data)
         reader.join()
     assert received == data
 
@@ -352,7 +356,7 @@ def test_any_number_of_hosts_can_be_called_and_the_last_ones_alone_are_known(
         for number in range(40):
             url = f"https://h{number}.fal.run/"
             assert answer_to(proxy, HTTP_X_FAL_TARGET_URL=url)[0] == "200 OK"
-    assert len(proxy._upstream._pools) <= 32
+    assert len(proxy._upstream._pools._proven) <= 32
 
 
 @pytest.mark.parametrize("has_poll", [True, False], ids=["poll", "as-on-Windows"])
@@ -360,11 +364,11 @@ def test_a_connection_tells_whether_anything_came_uncalled_for(
     monkeypatch: pytest.MonkeyPatch, has_poll: bool
 ) -> None:
     if not has_poll:
-        monkeypatch.setattr(upstream, "_new_poll", None)
+        monkeypatch.setattr(connect, "poll", None)
     monkeypatch.setattr(HTTPSConnection, "connect", lambda self: None)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        connection = _Connection("fal.run")
+        connection = connection_class(HTTPSConnection)("fal.run")
         assert not connection.is_connected
         connection.sock = ours
         connection.connect()
@@ -373,29 +377,44 @@ def test_a_connection_tells_whether_anything_came_uncalled_for(
         assert not connection.is_connected
 
 
-def test_a_pool_gives_the_connection_that_came_back_last_and_closes_what_is_too_much() -> None:
+def pool_of(**options: Any) -> Any:
+    return _pool_class(HTTPSConnectionPool)("fal.run", **options)
+
+
+def test_relay_pool_gives_the_connection_that_came_back_last_and_closes_what_is_too_much() -> None:
     with socket.socket() as sock:
-        pool = _Pool("fal.run", maxsize=2)
-        first, second, third = (cast("_Connection", pool._new_conn()) for _ in range(3))
+        pool = pool_of(maxsize=2)
+        first, second, third = (pool.acquire(None) for _ in range(3))
         third.sock = sock
-        for connection in (first, second, None, third):
-            pool._put_conn(connection)
+        for connection in (first, second, third):
+            pool.release(connection)
         assert sock.fileno() == -1
-        assert [pool._get_conn(), pool._get_conn()] == [second, first]
-        assert pool._get_conn() not in {first, second, third}
+        assert [pool.acquire(None), pool.acquire(None)] == [second, first]
+        assert pool.acquire(None) not in {first, second, third}
 
 
-def test_a_closed_pool_closes_what_it_has_and_what_comes_back() -> None:
+def test_relay_pool_that_is_closed_closes_what_it_has_and_what_comes_back() -> None:
     with socket.socket() as kept, socket.socket() as out:
-        pool = _Pool("fal.run", maxsize=2)
-        first, second = (cast("_Connection", pool._get_conn()) for _ in range(2))
+        pool = pool_of()
+        first, second = (pool.acquire(None) for _ in range(2))
         first.sock, second.sock = kept, out
-        pool._put_conn(first)
+        pool.release(first)
         pool.close()
         assert (kept.fileno(), out.fileno() == -1) == (-1, False)
-        pool._put_conn(second)
+        pool.release(second)
         assert out.fileno() == -1
-        assert pool._get_conn() not in {first, second}
+        assert pool.acquire(None) not in {first, second}
+
+
+def test_relay_pool_that_is_dropped_closes_what_it_has() -> None:
+    with socket.socket() as kept:
+        pool = pool_of()
+        connection = pool.acquire(None)
+        connection.sock = kept
+        pool.release(connection)
+        del pool, connection
+        gc.collect()
+        assert kept.fileno() == -1
 
 
 @pytest.mark.parametrize(
@@ -633,7 +652,7 @@ def test_past_the_deadline_nothing_more_is_received_even_if_it_is_here() -> None
     with ours, theirs:
         theirs.send(b"x")
         with pytest.raises(TimeoutError):
-            _received(ours, monotonic())
+            receive(ours, monotonic())
 
 
 def test_no_timeout_at_all_is_possible(tmp_path: Path) -> None:
@@ -766,17 +785,18 @@ def test_the_default_manager_trusts_what_ssl_cert_file_names(
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         proxy = FalProxy(key="k")
         # Dials the server for fal.run, and changes nothing else about the default manager.
-        manager = proxy._upstream._manager
-        original = manager.connection_from_host
+        pools = proxy._upstream._pools
+        original = pools._own.connection_from_host
         monkeypatch.setattr(
-            manager,
+            pools._own,
             "connection_from_host",
             lambda host, port, scheme: original(
                 "127.0.0.1", server.port, scheme, {"server_hostname": host}
             ),
         )
         assert get(proxy)[0] == "200 OK"
-        manager.clear()
+        pools.reset_after_fork()
+        manager = pools._manager
     context = manager.connection_pool_kw["ssl_context"]
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname

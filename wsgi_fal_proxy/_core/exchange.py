@@ -13,7 +13,7 @@ from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._process.fork import reset_in_children
 from wsgi_fal_proxy._process.unpatched import Empty, SimpleQueue, is_patched
 from wsgi_fal_proxy._upstream.call import Call
-from wsgi_fal_proxy.errors import BodyIncomplete, ClientGone, FalProxyError, Refusal
+from wsgi_fal_proxy.errors import BodyIncomplete, ClientGone, FalProxyError, GatewayError, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +146,6 @@ class Exchange(Call):
 
     def fail(self, error: FalProxyError) -> None:
         """Note why the answer is ours, and release all that is held."""
-        self.log(error)
         self.release()
         self.settle(billed=error.may_be_billed and self.sent)
         self.reason = error.reason
@@ -183,7 +182,7 @@ class Exchange(Call):
         because = error.for_the_log
         if cause is not None:
             because += f" [{type(cause).__name__}: {cause}]"
-        if self.request is None:
+        if self.request is None or not isinstance(error, GatewayError):
             _logger.error("%s: %s%s", error.reason, error.detail, because)
             return
         target = self.request.target

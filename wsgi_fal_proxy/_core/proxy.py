@@ -148,6 +148,7 @@ class FalProxy:
         try:
             return self._answer(exchange, self._relay(exchange))
         except FalProxyError as error:
+            exchange.log(error)
             return self._refuse(exchange, error)
         except Exception:
             _logger.exception("The fal proxy failed on a request; please report this.")

@@ -47,7 +47,7 @@ def checked_manager(manager: object) -> urllib3.PoolManager:
     """
     option = "pool_manager"
     if manager is None:
-        return _default_manager()
+        return default_manager()
     if not isinstance(manager, urllib3.PoolManager):
         why = "it must be a urllib3.PoolManager, or None for the default"
         raise SettingsError(option, manager, why)
@@ -58,7 +58,7 @@ def checked_manager(manager: object) -> urllib3.PoolManager:
     return manager
 
 
-def _default_manager() -> urllib3.PoolManager:
+def default_manager() -> urllib3.PoolManager:
     # The context is made once: it reads the system's trust store, or what SSL_CERT_FILE names.
     context = ssl.create_default_context()
     # RFC 9525 section 2: a certificate's common name does not identify a host.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from wsgi_fal_proxy._process.fork import reset_in_children
 from wsgi_fal_proxy._process.unpatched import allocate_lock
 
 if TYPE_CHECKING:
@@ -29,8 +30,13 @@ class Outage:
 
     def __init__(self, fate: str) -> None:
         self._fate = fate
-        self._lock = allocate_lock()
         self.number: int = 0
+        self.reset_after_fork()
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        """Replace the lock, which a thread of the parent may hold."""
+        self._lock = allocate_lock()
 
     def begins(self, number: int, error: StoreFailed) -> None:
         """Report that the store failed. Logs the first failure of an outage."""

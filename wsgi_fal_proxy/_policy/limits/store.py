@@ -16,6 +16,7 @@ from time import time
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
+from wsgi_fal_proxy._process.fork import reset_in_children
 from wsgi_fal_proxy._process.unpatched import allocate_lock
 
 if TYPE_CHECKING:
@@ -78,10 +79,15 @@ class MemoryStore:
 
     def __init__(self, clock: Callable[[], float] = time) -> None:
         self._clock = clock
-        # A plain lock suffices under gevent: no greenlet switches while it is held.
-        self._lock = allocate_lock()
+        self.reset_after_fork()
+        reset_in_children(self)
         # For each limit: the number of its window, and the amount that each caller has taken.
         self._windows: dict[Limit, tuple[int, dict[str, int]]] = {}
+
+    def reset_after_fork(self) -> None:
+        """Replace the lock, which a thread of the parent may hold. The count stays."""
+        # A plain lock suffices under gevent: no greenlet switches while it is held.
+        self._lock = allocate_lock()
 
     def take(self, limits: Sequence[Limit], callers: Sequence[str], cost: int) -> Charge:
         """See `Store`. This store does not fail."""
