@@ -99,7 +99,7 @@ def test_allow_anyone_gives_nobody() -> None:
         (
             Refuse(401),
             Unauthenticated,
-            "This app wants to know who you are: sign in, and try again.",
+            "This app needs to know who you are. Sign in, then try again.",
         ),
         (Refuse(401, "Who?"), Unauthenticated, "Who?"),
     ],
