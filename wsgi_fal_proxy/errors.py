@@ -52,7 +52,7 @@ class Unauthenticated(Refusal):
 
 
 class Forbidden(Refusal):
-    """`authorize` returned `Refuse`, by default with 403."""
+    """`authorize` returned `Refuse()` or `Refuse(403)`."""
 
     status = "403 Forbidden"
     reason = "forbidden"
@@ -158,7 +158,7 @@ class BodyIncomplete(Refusal):
 
 
 class TargetInvalid(Refusal):
-    """Rule 3 of the formula: URL parsers could disagree on the target, or it is not a URL."""
+    """Rule 3 of the formula: the target is not a URL, or URL parsers could disagree on it."""
 
     status = "412 Precondition Failed"
     reason = "target_invalid"
@@ -250,11 +250,11 @@ class KeyMalformed(FalProxyError):
 
 
 class InternalError(FalProxyError):
-    """A bug in the proxy, or an exception from a callable of the owner's."""
+    """A bug in the proxy, or an exception from a callable that the owner supplied."""
 
     status = "500 Internal Server Error"
     reason = "internal_error"
-    # The call may have reached fal before.
+    # The error may have come after the call reached fal.
     may_be_billed = True
     default_detail = "The fal proxy failed. The server's log has the details."
 
@@ -293,7 +293,7 @@ class UpstreamClosed(GatewayError):
     status = "502 Bad Gateway"
     reason = "upstream_closed"
     default_detail = "The target closed the connection before it answered."
-    # fal, or a proxy in between, may have closed it while fal works on the call.
+    # fal may still work on the call: a proxy in between may have closed the connection.
     may_be_billed = True
 
 
@@ -377,8 +377,8 @@ class Truncated(GatewayError):
     default_detail = "The target's answer broke off."
 
 
-# If an option's name has one of these words, its value may be the key or a part of it. This holds
-# for unknown options, too.
+# If an option's name has one of these words, its value may be the key or a part of it. The owner
+# may have misspelt the name, so unknown options count, too.
 _REDACTED_WORDS: Final = ("key", "secret", "token", "password", "credential")
 # If an option's name has one of these words, the repr of its value may contain the key or a
 # password.

@@ -1,7 +1,8 @@
 """The allowlists: which URLs may be called, and which endpoints may be run.
 
-Both compare exactly what will be sent. A target or body that servers could read in different ways
-is refused. If endpoints are named, so is every operation that may spend and names no endpoint.
+Both compare exactly what will be sent. If servers could read a target or a body in different ways,
+the request is refused. `allowed_endpoints` also refuses every request that spends and names no
+endpoint.
 """
 
 from __future__ import annotations
