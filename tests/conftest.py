@@ -64,7 +64,7 @@ def _shared_fal() -> Iterator[FakeFal]:
 @pytest.fixture
 def fal(_shared_fal: FakeFal) -> FakeFal:
     """The fake fal over TLS, where nothing has arrived yet."""
-    _shared_fal._app.begin_anew()
+    _shared_fal._app.reset()
     return _shared_fal
 
 

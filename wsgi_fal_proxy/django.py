@@ -1,10 +1,10 @@
-"""The relay as a Django view, behind what Django does around a view: sessions, users, decorators.
+"""The relay as a Django view, with Django's sessions, users and decorators.
 
     from wsgi_fal_proxy.django import fal_view, signed_in
 
     urlpatterns = [path("api/fal/proxy", fal_view(authorize=signed_in))]
 
-To answer in front of Django instead, wrap its application: see `FalProxyMiddleware`.
+To answer in front of Django instead, wrap its application in `FalProxyMiddleware`.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ _REQUEST: Final = "wsgi_fal_proxy.django.request"
 
 
 def fal_view(**options: Unpack[Options]) -> Callable[..., StreamingHttpResponse]:
-    """Make a view that relays, for a path of your choice.
+    """Make a view that relays to fal, for a path of your choice.
 
-    It is exempt from CSRF tokens, which fal's client does not send (nor can a form on another site
-    send the header that it does), and from `ATOMIC_REQUESTS`, so that no transaction is held while
-    fal works. A decorator that uses `functools.wraps`, as Django's own do, keeps both.
+    The view is exempt from CSRF tokens: fal's client does not send them. A form on another site
+    cannot call the view, since it cannot send the header `x-fal-target-url`. The view is also
+    exempt from `ATOMIC_REQUESTS`, so that no transaction stays open while fal works. A decorator
+    that uses `functools.wraps`, as Django's own do, keeps both exemptions.
 
-    fal's cookies go into Django's own jar; any other header that fal repeats is joined by commas
-    (RFC 9110 section 5.3), since Django has one of each.
+    fal's cookies become cookies of Django's response. If fal repeats another header, its values are
+    joined by commas (RFC 9110 section 5.3), since Django's responses have each header once.
 
     Args:
-        **options: Those of `FalProxy`.
+        **options: The options of `FalProxy`.
 
     Returns:
-        The view. What its URL pattern captures is of no account to it. It raises
-        `ImproperlyConfigured` when Django is not served by WSGI.
+        The view. It ignores the arguments that its URL pattern captures. If ASGI serves Django, it
+        raises `ImproperlyConfigured`.
 
     Raises:
         SettingsError: An option is unknown, or its value cannot be used.
@@ -55,10 +56,10 @@ def fal_view(**options: Unpack[Options]) -> Callable[..., StreamingHttpResponse]
     def view(request: HttpRequest, *args: object, **kwargs: object) -> StreamingHttpResponse:
         if not isinstance(request, WSGIRequest):
             raise ImproperlyConfigured(
-                "fal_view needs Django to be served by WSGI (wsgi.py), and this is ASGI: "
-                "serve fal's path by a process of its own, such as gunicorn wsgi_fal_proxy.wsgi"
+                "fal_view needs WSGI (wsgi.py), but ASGI serves this Django. Serve fal's path"
+                " from a separate process, such as gunicorn wsgi_fal_proxy.wsgi."
             )
-        # Of a WSGIRequest, META is the WSGI environ itself.
+        # The META of a WSGIRequest is the WSGI environ itself.
         environ = {**request.META, _REQUEST: request}
         content, status, headers = run_wsgi_app(proxy, environ)
         return _response(content, status, headers.to_wsgi_list())
@@ -68,16 +69,16 @@ def fal_view(**options: Unpack[Options]) -> Callable[..., StreamingHttpResponse]
 
 
 def django_request(request: FalRequest) -> HttpRequest:
-    """Give Django's request, in an `authorize` of yours that serves a `fal_view`."""
+    """Return Django's request: for your own `authorize` of a `fal_view`."""
     of_django: HttpRequest = request.environ[_REQUEST]
     return of_django
 
 
 def signed_in(request: FalRequest) -> Allow | Refuse:
-    """Serve Django's users: a value for the option `authorize` of `fal_view`.
+    """Allow signed-in users of Django: a value for the option `authorize` of `fal_view`.
 
-    The identity is the user's primary key. Who is not signed in is answered 401, where
-    `login_required` would send fal's client to a page. It needs
+    The identity is the user's primary key. All others get 401, whereas `login_required` would
+    redirect fal's client to a page. Needs
     `django.contrib.auth.middleware.AuthenticationMiddleware`.
     """
     user = django_request(request).user
@@ -89,7 +90,7 @@ def _response(
 ) -> StreamingHttpResponse:
     code, _, phrase = status.partition(" ")
     response = StreamingHttpResponse(content, status=int(code), reason=phrase)
-    # Django's own guess, which fal's answer overrules or does without.
+    # Django sets a default. fal's answer has its own content type, or none.
     del response["Content-Type"]
     for name, value in headers:
         if name.lower() == "set-cookie":

@@ -1,8 +1,8 @@
-"""Every error a client can meet: its status, its stable reason, and what to do about it.
+"""All errors that a client can get: status, stable reason and detail.
 
-The tree has two branches. A `Refusal` means that nothing was sent to fal because of this request
-(or, for a body that turned out unusable half-way, that the request was never completed, so fal
-cannot have acted on it). A `GatewayError` means that the trouble lies between us and fal.
+There are two branches. A `Refusal` means that fal has not acted on the request: nothing was sent,
+or the body failed half-way and the request was never completed. A `GatewayError` means that
+something failed between the proxy and fal.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from typing import ClassVar, Final
 
 
 class FalProxyError(Exception):
-    """An answer of the proxy's own instead of fal's.
+    """The proxy answers this request itself, instead of fal.
 
     Attributes:
-        status: The HTTP status line without the version, as PEP 3333 wants it.
-        reason: A stable snake_case name for programs to compare; sent as `x-fal-proxy-error`.
-        detail: One sentence for the person who meets it. Safe to show to a client: it never
-            holds the key, nor anything of the request but what the client itself sent as target,
-            or named as an endpoint in the characters that those are made of.
-        headers: Header fields that the status obliges us to send, such as `Allow`.
-        for_the_log: What the log tells besides, and no client; of the same safety from the key.
-        may_be_billed: Whether fal may charge for the call all the same; what limits have taken
-            for it is then not given back.
+        status: Status code and phrase, such as `400 Bad Request` (PEP 3333).
+        reason: A stable snake_case name for programs, sent as `x-fal-proxy-error`.
+        detail: What happened and what to do, for the client. It never holds the key. Of the
+            request, it shows at most a header's name, or an endpoint that is a plain path.
+        headers: Header fields that this status requires, such as `Allow`.
+        for_the_log: Text that only the log gets, after the detail. It never holds the key.
+        may_be_billed: Whether fal may bill the call despite the error. If so, the limits keep
+            their charge.
     """
 
     status: ClassVar[str]
@@ -39,21 +38,21 @@ class FalProxyError(Exception):
 
 
 class Refusal(FalProxyError):
-    """The request is not one that may be relayed; fal has not acted on it."""
+    """The request may not be relayed. fal has not acted on it."""
 
 
 class Unauthenticated(Refusal):
-    """The option `authorize` said 401; RFC 9110 section 15.5.2 asks for a challenge."""
+    """`authorize` returned `Refuse(401)`. RFC 9110 section 15.5.2 requires a challenge."""
 
     status = "401 Unauthorized"
     reason = "unauthenticated"
-    # Of the registered schemes the one that no browser asks a password for.
+    # A registered scheme for which no browser asks the user for a password.
     headers: tuple[tuple[str, str], ...] = (("WWW-Authenticate", "Bearer"),)
-    default_detail = "This app wants to know who you are: sign in, and try again."
+    default_detail = "This app needs to know who you are. Sign in, then try again."
 
 
 class Forbidden(Refusal):
-    """The option `authorize` said 403."""
+    """`authorize` returned `Refuse()` or `Refuse(403)`."""
 
     status = "403 Forbidden"
     reason = "forbidden"
@@ -61,19 +60,19 @@ class Forbidden(Refusal):
 
 
 class AuthorizeFailed(Refusal):
-    """The option `authorize` raised, or gave no answer that it may give."""
+    """`authorize` raised, or returned something that it may not return."""
 
     status = "403 Forbidden"
     reason = "authorize_failed"
-    default_detail = "This app could not tell whether you may make this call."
+    default_detail = "This app could not check whether you may make this call."
 
 
 class LimitExceeded(Refusal):
-    """One of the option `limits` leaves no room for the call; RFC 6585 section 4."""
+    """A limit of the option `limits` has no room for the call (RFC 6585 section 4)."""
 
     status = "429 Too Many Requests"
     reason = "limit_exceeded"
-    default_detail = "This app's limit on calls is reached; try again later."
+    default_detail = "This app's limit on calls is reached. Try again later."
 
     def __init__(self, detail: str, headers: tuple[tuple[str, str], ...]) -> None:
         super().__init__(detail)
@@ -81,43 +80,43 @@ class LimitExceeded(Refusal):
 
 
 class LimitsUnavailable(Refusal):
-    """What the option `limits` counts in does not answer; see the option `limits_fail_open`."""
+    """The store of the limits does not answer; see the option `limits_fail_open`."""
 
     status = "503 Service Unavailable"
     reason = "limits_unavailable"
     headers: tuple[tuple[str, str], ...] = (("Retry-After", "5"),)
-    default_detail = "The fal proxy cannot count calls at the moment; try again shortly."
+    default_detail = "The fal proxy cannot count calls at the moment. Try again shortly."
 
 
 class MethodNotAllowed(Refusal):
-    """Rule 2 of the formula; RFC 9110 section 15.5.6 asks for `Allow`."""
+    """Rule 2 of the formula. RFC 9110 section 15.5.6 requires `Allow`."""
 
     status = "405 Method Not Allowed"
     reason = "method_not_allowed"
     headers: tuple[tuple[str, str], ...] = (("Allow", "GET, POST"),)
-    default_detail = "The fal proxy takes GET and POST, and PUT to cancel a queued request."
+    default_detail = "The fal proxy accepts GET and POST, and PUT to cancel a queued request."
 
 
 class NotFound(Refusal):
-    """Of the stand-alone proxy: a path that is neither the proxy's nor `/healthz`."""
+    """The stand-alone proxy has nothing at this path: it is neither the prefix nor `/healthz`."""
 
     status = "404 Not Found"
     reason = "not_found"
-    default_detail = "There is nothing here; the fal proxy answers under its prefix."
+    default_detail = "There is nothing here. The fal proxy answers under its prefix."
 
 
 class HostNotAllowed(Refusal):
-    """Of the development server: the request is for a name that is not this machine's.
+    """The development server got a request for a name that is not this machine's.
 
-    A page on the internet can have its own name resolve to 127.0.0.1 (DNS rebinding), and is then
-    of one origin with this server: it could spend the key's money.
+    A page on the internet can make its own name resolve to 127.0.0.1 (DNS rebinding). The browser
+    then sees one origin, and the page could spend the key's money.
     """
 
     status = "403 Forbidden"
     reason = "host_not_allowed"
     default_detail = (
-        "This development server answers to localhost and 127.0.0.1 only: to call it by another"
-        " name, start it with --host 0.0.0.0, and whoever reaches this machine can use it, too."
+        "This development server answers only to localhost and 127.0.0.1. To call it by another"
+        " name, start it with --host 0.0.0.0. Then everyone who reaches this machine can use it."
     )
 
 
@@ -127,12 +126,12 @@ class TargetMissing(Refusal):
     status = "400 Bad Request"
     reason = "target_missing"
     default_detail = (
-        "The header x-fal-target-url, which names the fal URL to call, is missing or empty."
+        "The header x-fal-target-url is missing or empty. It must name the fal URL to call."
     )
 
 
 class HeaderInvalid(Refusal):
-    """A header to be relayed holds a character that no header may hold (RFC 9110 section 5.5)."""
+    """A relayed header holds a forbidden character (RFC 9110 section 5.5)."""
 
     status = "400 Bad Request"
     reason = "header_invalid"
@@ -140,26 +139,26 @@ class HeaderInvalid(Refusal):
 
 
 class ContentLengthInvalid(Refusal):
-    """RFC 9110 section 8.6: the length is a decimal number."""
+    """The body's length is unknown or not a decimal number (RFC 9110 section 8.6)."""
 
     status = "400 Bad Request"
     reason = "content_length_invalid"
-    default_detail = "The request body's length cannot be told: send a decimal Content-Length."
+    default_detail = "The length of the request body is unknown. Send a decimal Content-Length."
 
 
 class BodyIncomplete(Refusal):
-    """The client promised more than it sent, or the server could not read it."""
+    """The body is shorter than declared, or could not be read."""
 
     status = "400 Bad Request"
     reason = "body_incomplete"
     default_detail = (
-        "The request body ended before the length that its headers declare, or something before"
-        " the proxy has read of it."
+        "The request body ended before its declared length, or the app has read part of it before"
+        " the proxy."
     )
 
 
 class TargetInvalid(Refusal):
-    """Rule 3 of the formula: the target is not a URL that every parser reads alike."""
+    """Rule 3 of the formula: the target is not a URL, or URL parsers could disagree on it."""
 
     status = "412 Precondition Failed"
     reason = "target_invalid"
@@ -167,7 +166,7 @@ class TargetInvalid(Refusal):
 
 
 class TargetHostNotAllowed(Refusal):
-    """Rule 3 of the formula: the target is not fal."""
+    """Rule 3 of the formula: the target's host is not fal's."""
 
     status = "412 Precondition Failed"
     reason = "target_host_not_allowed"
@@ -175,7 +174,7 @@ class TargetHostNotAllowed(Refusal):
 
 
 class TargetNotAllowed(Refusal):
-    """The option `allowed_urls` does not name the target; what it names is not told."""
+    """No pattern of `allowed_urls` matches. The detail does not disclose the patterns."""
 
     status = "412 Precondition Failed"
     reason = "target_not_allowed"
@@ -186,35 +185,35 @@ class TargetNotAllowed(Refusal):
 
 
 class EndpointNotAllowed(Refusal):
-    """The option `allowed_endpoints` does not name what would be run; what it names is not told."""
+    """No pattern of `allowed_endpoints` matches. The detail does not disclose the patterns."""
 
     status = "412 Precondition Failed"
     reason = "endpoint_not_allowed"
     default_detail = (
         "This app does not let you run this: no pattern of the proxy's option allowed_endpoints"
-        " matches the endpoint, of which a subpath such as /stream is part."
+        " matches the endpoint (a subpath such as /stream is part of an endpoint)."
     )
 
 
 class TargetAmbiguous(Refusal):
-    """With an allowlist: the path may mean to fal another one than it says."""
+    """With an allowlist: fal may read the path as a different one."""
 
     status = "412 Precondition Failed"
     reason = "target_ambiguous"
     default_detail = (
-        "The path of the target is not plain: empty or dot segments, percent-encoding, semicolons"
-        " and the like are not taken here, as servers differ over what they mean."
+        "The target's path is not plain. Empty segments, dot segments, percent-encoding, semicolons"
+        " and the like are refused here, because servers read them in different ways."
     )
 
 
 class BodyAmbiguous(Refusal):
-    """With `allowed_endpoints`: which apps the body asks for cannot be told beyond doubt."""
+    """With `allowed_endpoints`: parsers could disagree on which apps the body names."""
 
     status = "412 Precondition Failed"
     reason = "body_ambiguous"
     default_detail = (
-        "The body must be what fal's own client sends to this URL: one JSON object of at most"
-        " 65,536 bytes, in UTF-8, with no other and no repeated key."
+        "The body must be what fal's own client sends to this URL: one JSON object in UTF-8, of at"
+        " most 65,536 bytes, without unknown or repeated keys."
     )
 
 
@@ -227,7 +226,7 @@ class UnsupportedMediaType(Refusal):
 
 
 class BodyTooLarge(Refusal):
-    """The body is over the option `max_body_bytes`."""
+    """The body is larger than the option `max_body_bytes`."""
 
     status = "413 Content Too Large"
     reason = "body_too_large"
@@ -235,7 +234,7 @@ class BodyTooLarge(Refusal):
 
 
 class KeyMissing(FalProxyError):
-    """Rule 5 of the formula cannot be followed: nobody has configured a key."""
+    """Rule 5 of the formula: there is no key to send."""
 
     status = "500 Internal Server Error"
     reason = "key_missing"
@@ -243,7 +242,7 @@ class KeyMissing(FalProxyError):
 
 
 class KeyMalformed(FalProxyError):
-    """The configured key cannot be a fal key; the detail says at which position, never what."""
+    """The key cannot be a fal key. The detail names a position, never the content."""
 
     status = "500 Internal Server Error"
     reason = "key_malformed"
@@ -251,17 +250,17 @@ class KeyMalformed(FalProxyError):
 
 
 class InternalError(FalProxyError):
-    """A bug in the proxy, or an exception from a callable that its owner supplied."""
+    """A bug in the proxy, or an exception from a callable that the owner supplied."""
 
     status = "500 Internal Server Error"
     reason = "internal_error"
-    # It may have come after fal was asked.
+    # The error may have come after the call reached fal.
     may_be_billed = True
-    default_detail = "The fal proxy failed; its server's log says more."
+    default_detail = "The fal proxy failed. The server's log has the details."
 
 
 class GatewayError(FalProxyError):
-    """The trouble is between the proxy and fal."""
+    """Something failed between the proxy and fal."""
 
 
 class UpstreamUnresolvable(GatewayError):
@@ -273,7 +272,7 @@ class UpstreamUnresolvable(GatewayError):
 
 
 class UpstreamUnreachable(GatewayError):
-    """No connection: refused, no route, or the egress proxy said no."""
+    """No connection: it was refused, there is no route, or the egress proxy refused."""
 
     status = "502 Bad Gateway"
     reason = "upstream_unreachable"
@@ -281,7 +280,7 @@ class UpstreamUnreachable(GatewayError):
 
 
 class UpstreamTlsFailed(GatewayError):
-    """The TLS handshake failed, or the certificate is not to be trusted."""
+    """The TLS handshake failed, or the certificate is not trusted."""
 
     status = "502 Bad Gateway"
     reason = "upstream_tls_failed"
@@ -289,17 +288,17 @@ class UpstreamTlsFailed(GatewayError):
 
 
 class UpstreamClosed(GatewayError):
-    """The connection ended before a whole response head had come."""
+    """The connection ended before the whole response head arrived."""
 
     status = "502 Bad Gateway"
     reason = "upstream_closed"
     default_detail = "The target closed the connection before it answered."
-    # It, or what is between, may cut off what is being worked on.
+    # fal may still work on the call: a proxy in between may have closed the connection.
     may_be_billed = True
 
 
 class UpstreamMalformed(GatewayError):
-    """What came is not HTTP as RFC 9112 has it."""
+    """The answer is not HTTP as RFC 9112 defines it."""
 
     status = "502 Bad Gateway"
     reason = "upstream_malformed"
@@ -307,7 +306,7 @@ class UpstreamMalformed(GatewayError):
 
 
 class UpstreamCodingUnsupported(GatewayError):
-    """The answer is in a content coding that was not asked for and cannot be undone."""
+    """The answer has a content coding that was not asked for and cannot be decoded."""
 
     status = "502 Bad Gateway"
     reason = "upstream_coding_unsupported"
@@ -315,12 +314,12 @@ class UpstreamCodingUnsupported(GatewayError):
 
 
 class RelayFull(GatewayError):
-    """As many requests are being relayed as may be: the option `max_concurrent`, or a pool's."""
+    """No slot is free (the option `max_concurrent`), or no connection in a blocking pool."""
 
     status = "503 Service Unavailable"
     reason = "relay_full"
     headers: tuple[tuple[str, str], ...] = (("Retry-After", "1"),)
-    default_detail = "The fal proxy is at its limit of concurrent requests; try again shortly."
+    default_detail = "The fal proxy is at its limit of concurrent requests. Try again shortly."
 
 
 class ConnectTimeout(GatewayError):
@@ -331,10 +330,10 @@ class ConnectTimeout(GatewayError):
     default_detail = "The target did not accept a connection in time."
 
 
-# fal's JavaScript client sends a call again that was answered 504, up to three times, unless this
-# says that the caller set the time (`isUserTimeout` in its retry.js). fal may have worked on the
-# call, and would be paid each time.
-_NOT_AGAIN: Final = (("X-Fal-Request-Timeout-Type", "user"),)
+# After a 504, fal's JavaScript client repeats the call up to three times, unless this field says
+# that the caller set the timeout (`isUserTimeout` in its retry.js). fal may have worked on the call
+# and would bill each repeat.
+_DO_NOT_RETRY: Final = (("X-Fal-Request-Timeout-Type", "user"),)
 
 
 class ReadTimeout(GatewayError):
@@ -342,7 +341,7 @@ class ReadTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "read_timeout"
-    headers: tuple[tuple[str, str], ...] = _NOT_AGAIN
+    headers: tuple[tuple[str, str], ...] = _DO_NOT_RETRY
     may_be_billed = True
     default_detail = "The target did not answer in time."
 
@@ -352,13 +351,13 @@ class TotalTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "total_timeout"
-    headers: tuple[tuple[str, str], ...] = _NOT_AGAIN
+    headers: tuple[tuple[str, str], ...] = _DO_NOT_RETRY
     may_be_billed = True
-    default_detail = "The target did not answer within the time that a call may take."
+    default_detail = "The target did not answer within the time limit for a call."
 
 
 class ClientGone(GatewayError):
-    """The client left before fal answered, and the call was given up. Nobody reads this answer."""
+    """The client left before fal answered, so the call was aborted. Nobody reads this answer."""
 
     status = "502 Bad Gateway"
     reason = "client_gone"
@@ -367,10 +366,10 @@ class ClientGone(GatewayError):
 
 
 class Truncated(GatewayError):
-    """The answer failed after its head had been passed on.
+    """fal's answer ended too early, after its head was passed on.
 
-    Never an answer, since the status has already been sent: it is raised from the response
-    iterator, so that the WSGI server breaks the transfer off where the client can see it.
+    The client has the status already, so this never becomes an answer. The response iterator
+    raises it, and the WSGI server then breaks off the transfer, which the client can see.
     """
 
     status = "502 Bad Gateway"
@@ -378,25 +377,26 @@ class Truncated(GatewayError):
     default_detail = "The target's answer broke off."
 
 
-# An option by such a name, known or not, may have been given the key, or a part of it.
-_SECRET_WORDS: Final = ("key", "secret", "token", "password", "credential")
-# One by such a name may hold the key, or a password, in its text.
-_WORDS_WITH_SECRETS: Final = ("auth", "storage")
-# What kind of store a URI is for; a password comes after it.
-# These are compiled when they are first needed: it takes as long as to import a small module.
+# If an option's name has one of these words, its value may be the key or a part of it. The owner
+# may have misspelt the name, so unknown options count, too.
+_REDACTED_WORDS: Final = ("key", "secret", "token", "password", "credential")
+# If an option's name has one of these words, the repr of its value may contain the key or a
+# password.
+_REDACTED_REPR_WORDS: Final = ("auth", "storage")
+# A URI's scheme is safe to show: a password can only come after it.
+# Both patterns are compiled on first use: compiling takes as long as importing a small module.
 _SCHEME: Final = r"(?a)[a-z][a-z0-9+.-]{0,15}://"
 _LOGIN_IN_URI: Final = "://[^/]*:[^/]*@"
 
 
 class SettingsError(ValueError):
-    """An option is unknown or has a value that cannot be used.
+    """An option is unknown, or its value cannot be used.
 
     Attributes:
-        name: The option.
-        value: What it was set to, as text; redacted where it may hold the key, or a password.
-        why: Why it cannot be used, as a clause.
-        accepted: The same without "it must be", where it begins with that: then it is a phrase of
-            what would have been accepted.
+        name: The option's name.
+        value: Its value as text; `<redacted>` if it may hold the key or a password.
+        why: Why the value cannot be used, as a clause.
+        accepted: `why` without a leading "it must be": usually, the values that are accepted.
     """
 
     def __init__(self, name: str, value: object, why: str) -> None:
@@ -410,16 +410,16 @@ class SettingsError(ValueError):
 def _shown(name: str, value: object) -> str:
     if value is None or isinstance(value, bool):
         return repr(value)
-    if any(word in name for word in _SECRET_WORDS):
+    if any(word in name for word in _REDACTED_WORDS):
         return "<redacted>"
     if isinstance(value, str) and "storage" in name and (scheme := re.match(_SCHEME, value)):
         return repr(f"{scheme[0]}...")
     try:
         text = repr(value)
     except ValueError:
-        # A number of thousands of digits, which Python does not write down.
+        # A number with thousands of digits: Python refuses to convert it to text.
         return "..."
-    may_hold_one = any(word in name for word in _WORDS_WITH_SECRETS)
-    if re.search(_LOGIN_IN_URI, text) or (may_hold_one and not isinstance(value, int | float)):
+    may_hold_key = any(word in name for word in _REDACTED_REPR_WORDS)
+    if re.search(_LOGIN_IN_URI, text) or (may_hold_key and not isinstance(value, int | float)):
         return "<redacted>"
     return text

@@ -1,6 +1,6 @@
 """The stand-alone proxy for any WSGI server: `gunicorn wsgi_fal_proxy.wsgi`.
 
-Configured by the environment, read when this module is imported: see the README.
+The environment configures it when this module is imported: see the README.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from wsgi_fal_proxy._core.standalone import Site
 from wsgi_fal_proxy._settings.text import options_from_environment
 from wsgi_fal_proxy.errors import SettingsError
 
-# What gunicorn calls APP_LOAD_ERROR: it stops at this status, and at most others it would start
-# one worker after another for ever.
+# gunicorn's APP_LOAD_ERROR. gunicorn stops at this status. At most others, it would start new
+# workers for ever.
 _APP_LOAD_ERROR: Final = 4
 
 

@@ -108,7 +108,9 @@ def test_what_is_no_origin_is_refused_at_construction(origin: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         FalProxy(cors_origins=[origin])
     assert (caught.value.name, caught.value.value) == ("cors_origins", repr(origin))
-    assert caught.value.accepted.startswith("each must be an origin as browsers write it, such as")
+    assert caught.value.accepted.startswith(
+        "each must be 'localhost' or an origin as browsers write it"
+    )
 
 
 def test_every_origin_at_once_is_refused_with_the_reason() -> None:
@@ -135,8 +137,8 @@ def test_a_bad_origin_in_the_environment_is_told_in_one_line(
     with pytest.raises(SettingsError) as caught:
         options_from_environment()
     assert str(caught.value) == (
-        "FAL_PROXY_CORS_ORIGINS='*' cannot be used: the origins must be named one by one, such as"
-        " 'https://app.example.com', since any page on the internet could spend your money by '*'"
+        "FAL_PROXY_CORS_ORIGINS='*' cannot be used: name each origin, such as"
+        " 'https://app.example.com': with '*', any page on the internet could spend your money"
     )
 
 

@@ -117,7 +117,7 @@ def test_without_its_slash_it_is_redirected(page_app: webtest.TestApp) -> None:
 )
 def test_nothing_else_is_served(page_app: webtest.TestApp, path: str) -> None:
     answer = page_app.get(f"/playground/{path}", status=404)
-    assert answer.text == "There is nothing here; the page is at /playground/.\n"
+    assert answer.text == "There is nothing here. The page is at /playground/.\n"
 
 
 def test_it_is_only_read(page_app: webtest.TestApp) -> None:
@@ -406,7 +406,7 @@ def test_it_says_that_fal_bills(
     visit.open()
 
     expect(visit("#fal")).to_have_text("fal, with the server's key: fal bills each run")
-    expect(visit("#endpoint-hint")).to_have_text("The id of any model of fal's.")
+    expect(visit("#endpoint-hint")).to_have_text("The id of any fal model.")
 
 
 def test_a_queued_request_is_followed_to_its_picture(visit: Visit) -> None:
@@ -614,8 +614,8 @@ def test_an_upload_that_fails_is_told_beside_the_picture(visit: Visit) -> None:
     upload(visit)
 
     expect(visit("#picture-error")).to_have_text(
-        "fal did not accept the key. No user found See that FAL_KEY on the server is a key of"
-        " yours that is in force."
+        "fal did not accept the key. No user found Check that FAL_KEY on the server is a valid key"
+        " of yours."
     )
     expect(visit("#picture-state")).to_have_text("Sent as image_url.")
 

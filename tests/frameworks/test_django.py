@@ -147,7 +147,7 @@ def test_an_option_that_cannot_be_used_is_refused() -> None:
 def test_asgi_is_refused_with_what_to_do_instead() -> None:
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
 
-    with pytest.raises(ImproperlyConfigured, match=r"served by WSGI .* gunicorn wsgi_fal_proxy"):
+    with pytest.raises(ImproperlyConfigured, match=r"needs WSGI .* gunicorn wsgi_fal_proxy"):
         fal_view()(ASGIRequest(scope, None))
 
 

@@ -635,7 +635,7 @@ EACH = "each must be such as '20/minute'"
         ),
         (
             {"limits": ["9/day"], "costs": {"": 2}},
-            "costs='' cannot be used: each pattern must be of endpoints",
+            "costs='' cannot be used: each pattern must begin with an owner",
         ),
         (
             {"limits": ["9/day"], "costs": {"/a": 2}},

@@ -496,7 +496,7 @@ def test_report_only_logs_what_would_be_refused_and_relays_it(
         app.post_json("/", {"prompt": "private"}, headers={TARGET: url}, status="*")
     app.post_json("/", {"allowed_apps": ["private"]}, headers={TARGET: TOKENS}, status=200)
     app.post_json("/", {"private": 1}, headers={TARGET: TOKENS}, status="*")
-    would = "would be refused, but for report_only:"
+    would = "would be refused without report_only:"
     assert caplog.messages == [
         f"endpoint_not_allowed: {would} POST fal.run/fal-ai/veo3, endpoint fal-ai/veo3",
         f"target_not_allowed: {would} POST queue.fal.run/fal-ai/flux/dev, endpoint fal-ai/flux/dev",
@@ -532,7 +532,7 @@ def test_report_only_logs_what_would_be_refused_and_relays_it(
         ),
         (
             {"allowed_endpoints": ["flux"]},
-            "allowed_endpoints='flux' cannot be used: each pattern must be of endpoints as fal",
+            "allowed_endpoints='flux' cannot be used: each pattern must begin with an owner and an",
         ),
         ({"report_only": 1}, "report_only=1 cannot be used: it must be True or False"),
         (

@@ -336,7 +336,7 @@ def test_input_that_gives_more_than_it_is_asked_for_is_refused(
             return next(given, b"")
 
     body = body_of(environ, Generous())
-    with pytest.raises(BodyIncomplete, match="more of the request body than it was asked for"):
+    with pytest.raises(BodyIncomplete, match="more of the request body than the proxy asked for"):
         relayed(body)
     body.discard()
     assert len(asked) == 2

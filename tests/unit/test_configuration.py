@@ -29,7 +29,7 @@ _URL: Final = (
     " https://, such as queue.fal.run/**"
 )
 _ENDPOINT: Final = (
-    "each pattern must be of endpoints as fal names them, owner and app at least, such as"
+    "each pattern must begin with an owner and an app, as fal names endpoints, such as"
     " fal-ai/flux/dev or fal-ai/flux/**"
 )
 _LIST: Final = "it must be patterns with commas between them"

@@ -222,7 +222,7 @@ def test_where_a_callable_raised_is_for_the_log_alone() -> None:
     # The owner's own code, and what it called in the end; not what is between.
     line, last = (code.co_firstlineno + 1 for code in (source.__code__, failing_source.__code__))
     assert caught.value.for_the_log == (
-        f" ({__file__}, line {line}, in source, from where {__file__}, line {last}, in"
+        f" ({__file__}, line {line}, in source; raised at {__file__}, line {last}, in"
         " failing_source)"
     )
     assert caught.value.detail == "The callable for the fal key on the server raised LookupError."
@@ -260,7 +260,7 @@ def test_a_callable_that_cannot_be_called_with_an_environ_is_told_so() -> None:
     source: Callable[..., str] = lambda: "private"  # noqa: E731 - its arguments are the mistake
     with pytest.raises(KeyMissing, match="raised TypeError") as caught:
         Key(source).authorization({})
-    assert caught.value.for_the_log == " (as it was called, with the WSGI environ)"
+    assert caught.value.for_the_log == " (when it was called with the WSGI environ)"
 
 
 def test_where_a_callable_raised_is_logged_without_what_it_said(

@@ -279,8 +279,10 @@ def test_pattern_that_is_no_endpoint_is_an_error(pattern: str) -> None:
         pytest.param('["fal-ai/flux"]', "be without brackets and quotation marks", id="json"),
         pytest.param("'fal-ai/flux'", "be without brackets and quotation marks", id="quotes"),
         pytest.param("fal-ai/{flux,veo3}", "be without brackets and quotation marks", id="braces"),
-        pytest.param("fal-ai//flux", "a path is segments with one slash between them", id="other"),
-        pytest.param("", "each pattern must be of endpoints as fal names them", id="empty"),
+        pytest.param(
+            "fal-ai//flux", "a path must be segments with one slash between them", id="other"
+        ),
+        pytest.param("", "each pattern must begin with an owner and an app", id="empty"),
     ],
 )
 def test_what_is_wrong_with_a_pattern_of_endpoints_is_told(pattern: str, why: str) -> None:

@@ -471,8 +471,10 @@ TWICE = "was sent twice, or holds a comma in its path or before a second URL."
         pytest.param("https://fal.run/?a,//fal.run/", TWICE, id="two-scheme-relative"),
         pytest.param("https://fal.run/?a,", TWICE, id="second-empty"),
         pytest.param("https://fal.run/?a, ", TWICE, id="second-blank"),
-        pytest.param("https://fal.run./", "has a host that is no plain name", id="host"),
-        pytest.param("https://fal.run./?a,b", "has a host that is no plain name", id="host-comma"),
+        pytest.param("https://fal.run./", "has a host that is not a plain name", id="host"),
+        pytest.param(
+            "https://fal.run./?a,b", "has a host that is not a plain name", id="host-comma"
+        ),
     ],
 )
 def test_what_is_wrong_with_a_target_is_told(text: str, what: str) -> None:

@@ -97,7 +97,7 @@ def test_allow_anyone_gives_nobody() -> None:
         (
             Refuse(401),
             Unauthenticated,
-            "This app wants to know who you are: sign in, and try again.",
+            "This app needs to know who you are. Sign in, then try again.",
         ),
         (Refuse(401, "Who?"), Unauthenticated, "Who?"),
     ],
@@ -138,30 +138,31 @@ def test_any_other_answer_refuses_and_is_logged(
         identity_of(lambda _: decision, request_for())
     ((_, level, message),) = caplog.record_tuples
     assert level == logging.ERROR
-    assert message.startswith(f"The option authorize answered with {type(decision).__name__}, ")
+    name = type(decision).__name__
+    assert message.startswith((f"authorize returned {name}(", f"authorize returned <{name}>; "))
     # What it holds may be private.
     assert "someone" not in message
 
 
-IDENTITY: Final = "Allow, of which the identity must be text that is not empty, or None, and is"
-STATUS: Final = "Refuse, of which the status must be 401 or 403, and is"
+IDENTITY: Final = "identity must be a non-empty str or None"
+STATUS: Final = "status must be 401 or 403"
 
 
 @pytest.mark.parametrize(
     ("decision", "what"),
     [
-        (Allow(7_654_321), f"{IDENTITY} of the type int: use str(...)"),  # type: ignore[arg-type]
-        (Allow(b"someone"), f"{IDENTITY} of the type bytes: use .decode()"),  # type: ignore[arg-type]
-        (Allow(""), f"{IDENTITY} empty"),
-        (Refuse(500), f"{STATUS} 500"),  # type: ignore[arg-type]
-        (Refuse(True), f"{STATUS} of the type bool"),  # type: ignore[arg-type]
-        (Refuse(7_654_321), f"{STATUS} of the type int"),  # type: ignore[arg-type]
+        (Allow(7_654_321), f"Allow(identity=<int>); {IDENTITY} (use str(...))"),  # type: ignore[arg-type]
+        (Allow(b"someone"), f"Allow(identity=<bytes>); {IDENTITY} (use .decode())"),  # type: ignore[arg-type]
+        (Allow(""), f"Allow(identity=''); {IDENTITY}"),
+        (Refuse(500), f"Refuse(status=500); {STATUS}"),  # type: ignore[arg-type]
+        (Refuse(True), f"Refuse(status=<bool>); {STATUS}"),  # type: ignore[arg-type]
+        (Refuse(7_654_321), f"Refuse(status=<int>); {STATUS}"),  # type: ignore[arg-type]
         (
             Refuse("someone"),  # type: ignore[arg-type]
-            f"{STATUS} of the type str: a message comes second, as in Refuse(403, '...')",
+            f"Refuse(status=<str>); {STATUS} (the message is the second argument)",
         ),
-        (None, "NoneType, which is neither Allow nor Refuse"),
-        (Allow, "type, which is neither Allow nor Refuse"),
+        (None, "<NoneType>; it must return Allow or Refuse"),
+        (Allow, "<type>; it must return Allow or Refuse"),
     ],
     ids=repr,
 )
@@ -170,9 +171,7 @@ def test_what_is_wrong_with_an_answer_is_logged(
 ) -> None:
     with pytest.raises(AuthorizeFailed):
         identity_of(lambda _: decision, request_for())
-    assert caplog.messages == [
-        f"The option authorize answered with {what}; the request is refused."
-    ]
+    assert caplog.messages == [f"authorize returned {what}. Request refused."]
     assert "7654321" not in caplog.text
 
 
@@ -184,8 +183,8 @@ def test_a_message_that_is_no_text_is_not_told(
         identity_of(lambda _: Refuse(status, 7_654_321), request_for())  # type: ignore[arg-type]
     assert caught.value.detail == error.default_detail
     assert caplog.messages == [
-        "The option authorize answered with Refuse, of which the message must be text or None, and"
-        " is of the type int: use str(...); the request is refused with a sentence of the proxy's."
+        "authorize returned Refuse(message=<int>); message must be a str or None (use str(...))."
+        " Request refused with the default message."
     ]
 
 
@@ -196,7 +195,7 @@ def test_what_it_raises_refuses_and_is_logged(caplog: pytest.LogCaptureFixture) 
 
     with pytest.raises(AuthorizeFailed):
         identity_of(authorize, request_for())
-    assert caplog.messages == ["The option authorize raised; the request is refused."]
+    assert caplog.messages == ["authorize raised. Request refused."]
     assert "KeyError: 'user'" in caplog.text
 
 

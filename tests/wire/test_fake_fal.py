@@ -1311,7 +1311,7 @@ def test_tls_without_trustme_is_an_import_error_and_leaves_nothing_open(
 ) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
 
-    with pytest.raises(ImportError, match=r"as in the extra wsgi-fal-proxy\[testing\]"):
+    with pytest.raises(ImportError, match=r"pip install 'wsgi-fal-proxy\[testing\]'"):
         FakeFal(tls=True)
 
     # What was left open would warn here.
@@ -1340,7 +1340,7 @@ def test_streams_that_were_left_do_not_take_the_next_ones_steps() -> None:
 
         with urllib3.PoolManager() as http:
             before = stream(http)
-            fal._app.begin_anew()
+            fal._app.reset()
             # To its end, without a step.
             assert before.data.count(b"data: ") == 5
             assert fal.requests == []

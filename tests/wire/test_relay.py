@@ -82,7 +82,7 @@ def test_an_answer_of_our_own_is_json_with_fals_field_the_clients_and_a_reason(
     app: webtest.TestApp,
 ) -> None:
     answer = app.get("/", status=400)
-    detail = "The header x-fal-target-url, which names the fal URL to call, is missing or empty."
+    detail = "The header x-fal-target-url is missing or empty. It must name the fal URL to call."
     assert answer.json == {"detail": detail, "message": detail, "reason": "target_missing"}
     assert answer.headers["x-fal-proxy-error"] == "target_missing"
     assert answer.headers["content-type"] == "application/json"

@@ -1,4 +1,4 @@
-"""Which header fields go up to fal and which come down to the client, as pure functions."""
+"""Selects the header fields that go up to fal, and those that come down to the client."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._http.fields import Fields, HeaderList
 
 TARGET_HEADER: Final = "HTTP_X_FAL_TARGET_URL"
-"""The environ key of `x-fal-target-url`, the header in which fal's clients name the target."""
+"""The environ key of `x-fal-target-url`, in which fal's clients name the target."""
 
 ERROR_HEADER: Final = "x-fal-proxy-error"
-"""On every answer of our own, and on no other: tells ours from fal's."""
+"""All answers of the proxy's own have this field, and no answer of fal's does."""
 
 CLIENT_PROXY: Final = f"wsgi-fal-proxy/{__version__}"
-"""What `x-fal-client-proxy` tells fal, in the form of fal's own proxies: name/version."""
+"""The value of `x-fal-client-proxy`: name/version, as in fal's own proxies."""
 
-# What the option `forward_headers` cannot add: who the caller is stays between the caller and the
-# app, and the rest is the proxy's own to set.
+# The option `forward_headers` cannot add these. They identify the caller to the app, or the proxy
+# sets them itself.
 NEVER_FORWARDED: Final = HOP_BY_HOP | {
     "accept",
     "accept-encoding",
@@ -47,9 +47,9 @@ NEVER_FORWARDED: Final = HOP_BY_HOP | {
 }
 NEVER_FORWARDED_PREFIXES: Final = ("x-fal-", "x-forwarded-")
 
-# The body's framing and coding are ours or the server's to set (rule 8 of the formula); `Status`
-# is forbidden to WSGI applications (PEP 3333, "The start_response() Callable").
-# `x-fal-proxy-error` tells our answers from fal's, so fal's never carry it.
+# The proxy or its server sets the body's framing and coding (rule 8 of the formula). PEP 3333
+# forbids `Status` ("The start_response() Callable"). `x-fal-proxy-error` marks the proxy's own
+# answers, so fal's never have it.
 _NOT_RETURNED: Final = HOP_BY_HOP | {"content-length", "content-encoding", "status", ERROR_HEADER}
 
 # RFC 9110 section 5.5, as WSGI's latin-1 text: visible ASCII, obs-text, space and tab.
@@ -58,8 +58,8 @@ _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _value: Final = itemgetter(1)
 _FAL_PREFIX: Final = "HTTP_X_FAL_"
 _OURS: Final = frozenset({TARGET_HEADER, "HTTP_X_FAL_CLIENT_PROXY"})
-# docs.fal.ai, "Platform Headers", and what fal's client sends with an upload: how an endpoint is
-# run, and never which.
+# docs.fal.ai, "Platform Headers", and the fields of an upload by fal's client. They say how to run
+# an endpoint, never which one.
 _KNOWN_TO_BE_HARMLESS: Final = frozenset(
     {
         "x-fal-client-proxy",
@@ -83,32 +83,32 @@ def request_headers(
     forwarded: frozenset[str],
     narrowed: bool = False,
 ) -> HeaderList:
-    """Select what goes up: an allowlist, so that nothing of the caller's leaks to fal.
+    """Return the fields that go up: an allowlist, so that no private field reaches fal.
 
-    The fields that frame the content are not among them: whoever sends the content adds those.
+    The code that sends the content adds the fields that frame it.
 
     Args:
         environ: The WSGI environ of the client's request.
         host: The target's host.
-        authorization: The value that carries the key.
+        authorization: The value with the key.
         forwarded: Environ keys of the option `forward_headers`.
         narrowed: Whether an unknown `x-fal-*` header stays here.
 
     Raises:
-        HeaderInvalid: A name or a value holds what no header may, or what is not latin-1.
+        HeaderInvalid: A name or a value has a character that no header field may have.
     """
     connection = environ.get("HTTP_CONNECTION")
-    # Less what is never among them: then nothing is left of a usual "keep-alive".
+    # Hop-by-hop fields never go up, so a usual "Connection: keep-alive" leaves nothing to drop.
     dropped = nominated(connection) - HOP_BY_HOP if connection else None
     headers: HeaderList = [
         ("Host", host),
         ("Authorization", authorization),
-        # Asked for as it is, so that it can be passed on as it comes, event by event.
+        # Without a coding, content can be passed on as it arrives, event by event.
         ("Accept-Encoding", "identity"),
         ("X-Fal-Client-Proxy", CLIENT_PROXY),
     ]
     fields = _from_client(environ, forwarded)
-    # All at once: a character that no value may hold is as wrong among the others.
+    # One match for all values is faster than one for each.
     if not _FIELD_VALUE.fullmatch("".join(map(_value, fields))):
         raise _invalid(next(name for name, value in fields if not _FIELD_VALUE.fullmatch(value)))
     headers += [field for field in fields if field[0].lower() not in dropped] if dropped else fields
@@ -121,8 +121,7 @@ def _from_client(environ: WSGIEnvironment, forwarded: frozenset[str]) -> HeaderL
         fields.append(("Content-Type", content_type))
     if user_agent := environ.get("HTTP_USER_AGENT"):
         fields.append(("User-Agent", user_agent))
-    # All of the environ's keys are looked through, at the speed of C: mostly the target's alone
-    # begins like that.
+    # Usually the target's is the only `x-fal-*` header. This count finds that out in C.
     if "\n".join(environ).count(_FAL_PREFIX) > (TARGET_HEADER in environ):
         fields += [
             (_name(key), environ[key])
@@ -138,7 +137,7 @@ def _from_client(environ: WSGIEnvironment, forwarded: frozenset[str]) -> HeaderL
 
 @lru_cache(maxsize=256)
 def _name(key: str) -> str:
-    """Give the name of a request header from its environ key."""
+    """Return the name of a request header from its environ key."""
     name = key[len("HTTP_") :].replace("_", "-").title()
     if not TOKEN.fullmatch(name):
         raise _invalid(name)
@@ -146,12 +145,12 @@ def _name(key: str) -> str:
 
 
 def _invalid(name: str) -> HeaderInvalid:
-    detail = f"The request header {name} holds a character that no header may hold."
+    detail = f"The request header {name} contains a character that no header may contain."
     return HeaderInvalid(detail)
 
 
 def _without_unknown(headers: HeaderList) -> HeaderList:
-    """Leave out each `x-fal-*` that is not known: it might choose what is run, or for whom."""
+    """Drop unknown `x-fal-*` fields: such a field might choose what fal runs, or for whom."""
     return [
         item
         for item in headers
@@ -160,10 +159,10 @@ def _without_unknown(headers: HeaderList) -> HeaderList:
 
 
 def response_headers(fields: Fields) -> HeaderList:
-    """Select what comes down: everything end-to-end, in its order, repeats kept.
+    """Return the fields that come down: all end-to-end fields, in order, with repeats.
 
     Args:
-        fields: The response's; the values hold no control character.
+        fields: The response's fields. Their values have no control characters.
     """
     dropped = _not_returned(fields.options)
     return [

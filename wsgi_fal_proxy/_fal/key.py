@@ -24,14 +24,14 @@ KeySource = Callable[["WSGIEnvironment"], "str | None"]
 _NOT_IN_A_KEY: Final = re.compile(r"[^!#-&(-~]")
 # Files and pasted values end in these.
 _STRIPPED: Final = " \t\r\n\v\f"
-_GAVE_NONE: Final = "The callable for the fal key on the server returned no key."
-_FILE_EMPTY: Final = "The file for the fal key on the server (FAL_KEY_FILE or KeyFile) is empty."
+_NOTHING_RETURNED: Final = "The callable for the fal key on the server returned no key."
+_EMPTY_FILE: Final = "The file for the fal key on the server (FAL_KEY_FILE or KeyFile) is empty."
 # A fal key has about 70 characters. A larger file is not a key file.
 _MAX_KEY_FILE_BYTES: Final = 4_096
 
 
 class Hidden(str):
-    """Text that its repr hides, and therefore tracebacks and error reports with locals, too."""
+    """Text that its repr hides. So tracebacks and error reports with locals do not show it."""
 
     __slots__ = ()
 
@@ -55,7 +55,7 @@ class Key:
 
     def __init__(self, key: str | KeySource | None) -> None:
         self._source = _source(key)
-        self._gives_none = _GAVE_NONE if callable(key) else None
+        self._missing_detail = _NOTHING_RETURNED if callable(key) else None
         # The last key and its header value: a key is checked only when it changes. It is one
         # tuple, so that two threads cannot mix two keys up.
         self._last: tuple[Hidden, Hidden] = (Hidden(), Hidden())
@@ -71,10 +71,10 @@ class Key:
         raw = self._raw(environ)
         if raw and raw == known:
             return authorization
-        # Below this line, an error's traceback could show the key.
+        # From here on, an error can have this frame in its traceback.
         raw = Hidden(raw)
-        if not raw and self._gives_none is not None:
-            raise KeyMissing(self._gives_none)
+        if not raw and self._missing_detail is not None:
+            raise KeyMissing(self._missing_detail)
         authorization = Hidden(f"Key {_checked(raw)}")
         self._last = (raw, authorization)
         return authorization
@@ -108,8 +108,8 @@ def _where_raised(error: Exception) -> str:
         for frame, line in traceback.walk_tb(error.__traceback__)
     ]
     if len(places) < 2:  # noqa: PLR2004 - the first is this module's
-        return "as it was called, with the WSGI environ"
-    return ", from where ".join(dict.fromkeys((places[1], places[-1])))
+        return "when it was called with the WSGI environ"
+    return "; raised at ".join(dict.fromkeys((places[1], places[-1])))
 
 
 def _checked(raw: Hidden) -> Hidden:
@@ -170,11 +170,11 @@ class KeyFile:
         status = os.stat(self.path)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "It is not a regular file")
-        seen = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)
+        version = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size)
         known, key = self._last
-        if seen != known:
+        if version != known:
             key = self._read()
-            self._last = (seen, key)
+            self._last = (version, key)
         return key
 
     def _read(self) -> Hidden:
@@ -184,7 +184,7 @@ class KeyFile:
         if len(content) > _MAX_KEY_FILE_BYTES:
             raise KeyMalformed("The file for the fal key on the server is too large.")
         if not content.strip(_STRIPPED):
-            raise KeyMissing(_FILE_EMPTY)
+            raise KeyMissing(_EMPTY_FILE)
         return content
 
 

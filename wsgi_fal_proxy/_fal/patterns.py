@@ -1,7 +1,7 @@
-"""The patterns of the allowlists: checked, and compiled into one decision for the whole list.
+"""Patterns of URLs and endpoints (globs): checked, and compiled into one regex for the whole list.
 
-`*` stays within a segment, `**` crosses segments; no other character is special. A pattern that
-could never match is an error, and not a line that protects nothing.
+`*` stays within a segment, `**` crosses segments, and no other character is special. A pattern that
+can never match is an error, so that no owner relies on it.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# What paths of fal's are made of. Nothing in it has a second meaning to any server: no "%", which
-# may be decoded, no ";", which may be cut off (RFC 3986 section 3.3).
+# The characters of fal's paths. None has a second meaning to any server: "%" is left out because a
+# server may decode it, ";" because a server may cut it off (RFC 3986 section 3.3).
 _PLAIN: Final = r"A-Za-z0-9._~@:+-"
-# Dot segments are removed by servers (RFC 3986 section 5.2.4), and so may empty ones be.
+# Servers remove dot segments (RFC 3986 section 5.2.4), and some remove empty ones.
 _NOT_DOTS: Final = r"(?!\.+(?:/|\Z))"
 PLAIN_PATH: Final = re.compile(rf"(?:/{_NOT_DOTS}[{_PLAIN}]++)*+/?")
-"""A path that every server reads alike, with or without a slash at its end."""
+"""A path that every server reads alike. It may end in a slash."""
 
 _SEGMENT: Final = re.compile(rf"{_NOT_DOTS}[*{_PLAIN}]+")
 _LABEL: Final = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST: Final = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*fal\.(?:ai|run)")
-_QUERY: Final = re.compile(r'[!"$-\[\]-~]*')  # as a target's
-_BELOW: Final = r"(?:/[^?]*)?"  # what "**" with its slash takes, short of the query
+_QUERY: Final = re.compile(r'[!"$-\[\]-~]*')  # the same characters as in a target
+_BELOW: Final = r"(?:/[^?]*)?"  # "/**" in a path, which ends before the query
 
-# "workflows/owner/name" is an endpoint of another kind than "owner/app/path", so that "*" for the
-# owner must not stand for one of these.
+# "*" as the owner must not match a namespace: "workflows/owner/name" is not "owner/app/path".
 _NOT_A_NAMESPACE: Final = r"(?!/(?i:workflows|comfy)(?:/|\Z))"
 
-# What a pattern of endpoints is easily written with, and what it must be instead.
+# Common mistakes in patterns of endpoints, and what to write instead.
 _FORMS: Final = (
     (r"""["'()\[\]{}]""", "be without brackets and quotation marks"),
     (r"\A\s|\s\Z", "have no white space around it"),
@@ -41,10 +40,10 @@ _FORMS: Final = (
 
 
 class PatternInvalid(ValueError):
-    """A pattern that could never match, or that says something else than it seems to.
+    """A pattern that can never match, or does not match what it seems to.
 
     Attributes:
-        why: Why, as a clause: the rule that it breaks.
+        why: The rule that the pattern breaks, as a clause.
     """
 
     def __init__(self, why: str) -> None:
@@ -54,18 +53,18 @@ class PatternInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Globs:
-    """A list of patterns, as one decision.
+    """A compiled list of patterns.
 
     Attributes:
-        plain: Those without a wildcard.
-        regex: All others; None without any.
+        plain: The patterns without a wildcard.
+        regex: All other patterns as one regex. None if there are none.
     """
 
     plain: frozenset[str]
     regex: re.Pattern[str] | None
 
     def match(self, text: str) -> bool:
-        """Whether any of them matches the whole text."""
+        """Whether any pattern matches the whole text."""
         return text in self.plain or (
             self.regex is not None and self.regex.fullmatch(text) is not None
         )
@@ -74,10 +73,10 @@ class Globs:
 def url_globs(patterns: Iterable[str]) -> Globs:
     """Compile patterns of host, path and query, such as `fal.run/**`.
 
-    They are matched with a target's host and request target, one after the other.
+    Match them against a target's host followed by its request target.
 
     Raises:
-        PatternInvalid: One of them cannot be used.
+        PatternInvalid: A pattern cannot be used.
     """
     return _globs({pattern: _url_regex(pattern) for pattern in patterns})
 
@@ -85,28 +84,28 @@ def url_globs(patterns: Iterable[str]) -> Globs:
 def endpoint_globs(patterns: Iterable[str], *, in_namespaces: bool = False) -> Globs:
     """Compile patterns of fal endpoints, such as `fal-ai/flux/*`.
 
-    They are matched with "/" and the endpoint.
+    Match them against "/" followed by the endpoint.
 
     Args:
-        patterns: All of them.
-        in_namespaces: Whether a wildcard in the owner's place stands for a namespace, too.
+        patterns: The whole list.
+        in_namespaces: Whether a wildcard as the owner also matches a namespace.
 
     Raises:
-        PatternInvalid: One of them cannot be used.
+        PatternInvalid: A pattern cannot be used.
     """
     guard = "" if in_namespaces else _NOT_A_NAMESPACE
     return _globs({f"/{pattern}": _endpoint_regex(pattern, guard) for pattern in patterns})
 
 
 def app_globs(patterns: Iterable[str]) -> Globs:
-    """Compile which apps the patterns of endpoints allow as a whole, with all that is below them.
+    """Compile the apps that patterns of endpoints allow as a whole, with all paths below them.
 
-    They are matched with "/owner/app", or "/*/app" for that app of every owner.
+    Match them against "/owner/app", or against "/*/app" for the app of every owner.
 
     Raises:
-        PatternInvalid: One of them cannot be used.
+        PatternInvalid: A pattern cannot be used.
     """
-    # An app's name is two segments, whoever owns it: of three, fal may take the first two.
+    # An app's name is two segments, owner and app. fal may ignore the third.
     return endpoint_globs(
         "/".join([*owner_and_app, *["*"] * (2 - len(owner_and_app))]).replace("**", "*")
         for *owner_and_app, last in (pattern.split("/") for pattern in patterns)
@@ -130,13 +129,13 @@ def _url_regex(pattern: str) -> str:
         )
     if not _QUERY.fullmatch(query) or "**" in query.removesuffix("**"):
         raise PatternInvalid(
-            "a query is of visible ASCII, neither # nor a backslash, with ** at its end alone"
+            "a query must be visible ASCII without # and backslashes, with ** only at its end"
         )
     segments = path.split("/")
     _check(segments if segments[-1] else segments[:-1])
     if question_mark and segments.count("**") > 1:
-        raise PatternInvalid("there is one ** at most in a path before a query")
-    # "*" before a host is one name or more: "*.fal.ai" takes "rest.alpha.fal.ai".
+        raise PatternInvalid("a path before a query can have at most one **")
+    # "*." before a host is one label or more: "*.fal.ai" matches "rest.alpha.fal.ai".
     name = re.escape(host.removeprefix("*."))
     any_name = r"[^/?]+\." if host.startswith("*.") else ""
     before = any_name + name
@@ -150,7 +149,7 @@ def _endpoint_regex(pattern: str, guard: str) -> str:
     segments = pattern.split("/")
     if len(segments) == 1 and pattern != "**":
         raise PatternInvalid(
-            "each pattern must be of endpoints as fal names them, owner and app at least, such as"
+            "each pattern must begin with an owner and an app, as fal names endpoints, such as"
             " fal-ai/flux/dev or fal-ai/flux/**"
         )
     _check(segments)
@@ -158,7 +157,7 @@ def _endpoint_regex(pattern: str, guard: str) -> str:
 
 
 def _check_form(pattern: str) -> None:
-    """Tell what is wrong with a pattern of endpoints as a whole, in the words for just that."""
+    """Raise `PatternInvalid` for a common mistake, with its own message."""
     for wrong, form in _FORMS:
         if re.search(wrong, pattern):
             raise PatternInvalid(f"a pattern must {form}, such as fal-ai/flux/dev")
@@ -167,19 +166,19 @@ def _check_form(pattern: str) -> None:
 def _check(segments: list[str]) -> None:
     if not all(map(_SEGMENT.fullmatch, segments)):
         raise PatternInvalid(
-            "a path is segments with one slash between them, of letters, digits and . _ ~ @ : + -,"
-            " none of them . or .., and the wildcards are * and **"
+            "a path must be segments with one slash between them; a segment has letters, digits,"
+            " . _ ~ @ : + - and the wildcards * and **, and does not consist of dots"
         )
     if any("**" in segment and segment != "**" for segment in segments):
-        raise PatternInvalid("** is a whole segment")
-    # More than one would make matching slow for a path that is made to.
+        raise PatternInvalid("** must be a whole segment")
+    # With more of them, a crafted path could make matching slow.
     if segments[:-1].count("**") > 1 or segments[-2:] == ["**", "**"]:
-        raise PatternInvalid("there is one ** at most, and one at the end")
+        raise PatternInvalid("there can be at most one **, and one more at the end")
 
 
 def _path_regex(segments: list[str], all_below: str) -> str:
     *inner, last = segments
-    # With nothing to stand for, "**" takes its slash with it: "a/**" matches "a", too.
+    # "**" also matches nothing, without its slash: "a/**" matches "a".
     parts = [_BELOW if segment == "**" else _one(segment) for segment in inner]
     return "".join([*parts, all_below if last == "**" else _one(last)])
 
@@ -189,10 +188,10 @@ def _one(segment: str) -> str:
 
 
 def _within(pattern: str, character: str) -> str:
-    """Give the expression for a pattern whose wildcard stands for these characters.
+    """Return the regex for a pattern whose wildcard matches these characters.
 
-    Each literal is found where it comes first, for good (hence "?>"): the rest has most room
-    then, and no text can make it try again and again.
+    Each literal matches at its first occurrence, for good (hence "?>"). The rest of the pattern
+    then has the most room, and no text can make the regex backtrack.
     """
     if pattern == "*":
         return f"{character}+"

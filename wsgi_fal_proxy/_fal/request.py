@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 _METHODS: Final = frozenset({"GET", "POST"})
 
 
-# No tuple: tools that report errors would show all that is in one. Nobody compares two of them.
+# A dataclass and not a tuple: error reports show all items of a tuple. Nobody compares requests.
 @dataclass(frozen=True, slots=True, eq=False)
 class FalRequest:
     """A request that may be relayed, if the owner's rules allow it.
 
     Attributes:
-        environ: The WSGI environ, with all that the app's middleware has put there: a session, a
-            user. Not in the repr. `authorize` must not read the body from it.
+        environ: The WSGI environ, with everything that the app's middleware has put there, such as
+            a session or a user. The repr does not show it. Do not read the body from it.
         method: `GET`, `POST` or `PUT`.
-        target: Where the request would go: `target.host`, `target.path`, `target.request_target`.
-        operation: What it asks of fal: `operation.kind`, `operation.endpoint`, `operation.spends`.
+        target: The URL at fal: `target.host`, `target.path`, `target.request_target`.
+        operation: What the request asks of fal: `operation.kind`, `operation.endpoint`,
+            `operation.spends`.
     """
 
     environ: WSGIEnvironment = field(repr=False)

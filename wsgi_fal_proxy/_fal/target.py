@@ -1,10 +1,9 @@
-r"""The target: from the text in `x-fal-target-url` to the host and path that are dialled.
+r"""The target: parses the text of `x-fal-target-url` into the host and path that are dialled.
 
-The text itself is never used to connect, because URL parsers disagree: a target such as
-`https://evil.example\.fal.run/` ends in `.fal.run` for `urllib.parse`, while urllib3 would dial
-`evil.example` with the key. Here one strict grammar, within both RFC 3986 and the WHATWG URL
-standard as far as the authority goes, accepts the whole text or nothing; from there on only the
-parts it captured are used.
+URL parsers disagree. The host of `https://evil.example\.fal.run/` ends in `.fal.run` for
+`urllib.parse`, while urllib3 would dial `evil.example` with the key. So the text is never used to
+connect: one strict grammar accepts the whole text or nothing, and only the parts that it captured
+are used. The grammar's authority is within both RFC 3986 and the WHATWG URL standard.
 """
 
 from __future__ import annotations
@@ -19,26 +18,26 @@ MAX_TARGET_LENGTH: Final = 8_000
 """Characters. RFC 9110 section 4.1 asks every party to support URIs of at least this length."""
 
 _MAX_HOST_LENGTH: Final = 253  # RFC 1035 section 2.3.4, less the root's dot
-# RFC 1123 section 2.1: letters, digits and inner hyphens, 63 at most. No `xn--`: fal has no
-# internationalised names, and look-alikes are made of them.
+# RFC 1123 section 2.1: at most 63 letters, digits and inner hyphens. No `xn--`: fal has no
+# internationalised names, and they can imitate others.
 _LABEL: Final = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 
-# Path and query are visible ASCII, sent as they stand. Left out are "#", which begins a fragment,
-# and the backslash, which WHATWG reads as a slash. The path holds no comma either: no path of
-# fal's does, and a comma is how WSGI servers join a header that was sent twice.
+# Path and query are visible ASCII and are sent unchanged. "#" is left out because it begins a
+# fragment, the backslash because WHATWG reads it as a slash. The path has no comma: WSGI servers
+# join a header that was sent twice with one, and fal's paths have none.
 _TARGET: Final = re.compile(
     rf"https://(?P<host>{_LABEL}(?:\.{_LABEL})*)(?::443)?"
     r"""(?P<path>/[!"$-+\--> @-\[\]-~]*)?(?:\?(?P<query>[!"$-\[\]-~]*))?""".replace(" ", ""),
     re.IGNORECASE | re.ASCII,
 )
-# The other half of that: a second target joined on to the first one's query.
+# A second target that was joined to the first one's query.
 _SECOND_TARGET: Final = r"(?ia),(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)"
 
 _TWICE: Final = "was sent twice, or holds a comma in its path or before a second URL"
-# What to tell of a text that is no target: the first that is found in it.
+# What is wrong with an invalid target. The first pattern that is found gives the message.
 _WRONG: Final = (
     (r"^(?!https://)", "does not begin with https://"),
-    # As a server joins two, before anything that only the second of them brings in.
+    # Two joined targets come before mistakes that only the second one has.
     (r",[ \t]*(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)", _TWICE),
     (r"[^!-~]", "holds a space, a control character or a character outside ASCII"),
     (r"\\", "holds a backslash"),
@@ -46,7 +45,7 @@ _WRONG: Final = (
     (r"^https://[^/?]*@", "holds a user name"),
     (r"^https://[^/?]*:", "names a port that is not 443"),
     (r"^[^?]*,", _TWICE),
-    (r"", "has a host that is no plain name"),
+    (r"", "has a host that is not a plain name"),
 )
 
 _FAL_DOMAINS: Final = ("fal.ai", "fal.run")
@@ -56,13 +55,13 @@ _FAL_DOMAINS: Final = ("fal.ai", "fal.run")
 class Target:
     """Where an accepted request goes: a host under fal.ai or fal.run, on port 443, over TLS.
 
-    Only `Target.parse` makes one.
+    Only `Target.parse` makes targets.
 
     Attributes:
         host: In lower case, such as `queue.fal.run`.
-        request_target: Path and query as the client wrote them, byte for byte, such as
-            `/fal-ai/flux/requests/1/status?logs=1` (RFC 9112 section 3.2.1). Not in the repr,
-            since a query can be private.
+        request_target: Path and query (RFC 9112 section 3.2.1), byte for byte as the client wrote
+            them, such as `/fal-ai/flux/requests/1/status?logs=1`. The repr does not show it, since
+            a query can be private.
     """
 
     host: str
@@ -73,9 +72,9 @@ class Target:
         """Accept the whole text as a target or refuse it.
 
         Raises:
-            TargetMissing: There is no text.
-            TargetInvalid: It is not a plain https URL, or it is more than one.
-            TargetHostNotAllowed: It is a URL, and not fal's.
+            TargetMissing: The text is None, empty or white space.
+            TargetInvalid: The text is not a plain https URL, or it is two URLs.
+            TargetHostNotAllowed: The host is not under fal.ai or fal.run.
         """
         if not text or not text.strip(" \t"):
             raise TargetMissing

@@ -1,1 +1,1 @@
-"""HTTP without any network I/O: messages, fields, bodies and codings as values."""
+"""HTTP without network I/O: messages, header fields, bodies, content codings and CORS."""

@@ -1,4 +1,4 @@
-"""Undoing the content codings of an answer that came in one although none was asked for."""
+"""Decodes an answer that has a content coding although the proxy asked for none."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _ZLIB: Final = zlib.MAX_WBITS
-# RFC 9110 section 8.4.1; "deflate" is the zlib format there.
+# RFC 9110 section 8.4.1. "deflate" means the zlib format there.
 _WINDOW_BITS: Final = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 
 
 def content_coding(fields: Fields) -> str | None:
-    """Give the content coding that must be undone, None when there is none.
+    """Return the content coding to decode. None if there is none.
 
     Raises:
-        UpstreamCodingUnsupported: It is not one that Python can undo, or one upon another.
+        UpstreamCodingUnsupported: Python cannot decode it, or there is more than one.
     """
     if "content-encoding" not in fields.names:
         return None
@@ -41,14 +41,14 @@ def content_coding(fields: Fields) -> str | None:
 
 
 def decoded(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
-    """Undo a coding piece by piece; no piece is larger than `PIECE_BYTES`, however far it expands.
+    """Decode content piece by piece. No piece is larger than `PIECE_BYTES`.
 
     Args:
         pieces: The coded content.
-        coding: What `content_coding` gave.
+        coding: The result of `content_coding`.
 
     Raises:
-        Truncated: The content is corrupt, or ends before its coding does.
+        Truncated: The content is corrupt, or ends too early.
     """
     decoder = zlib.decompressobj(_WINDOW_BITS[coding])
     begun = False
@@ -57,8 +57,8 @@ def decoded(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
         while waiting:
             begun = True
             if decoder.eof:
-                # RFC 1952 section 2.2: a gzip file is a series of members. Zeros after one are
-                # padding, as for every gzip reader.
+                # RFC 1952 section 2.2: a gzip file is a series of members. Like other readers,
+                # skip zeros after a member as padding.
                 waiting = waiting.lstrip(b"\0")
                 if not waiting:
                     break
@@ -66,11 +66,11 @@ def decoded(pieces: Iterable[bytes], coding: str) -> Iterator[bytes]:
             try:
                 content = decoder.decompress(waiting, PIECE_BYTES)
             except zlib.error as error:
-                detail = "The target's answer is corrupt: its content coding cannot be undone."
+                detail = "The target's answer is corrupt: its content coding cannot be decoded."
                 raise Truncated(detail) from error
             waiting = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
             if content:
                 yield content
-    # No content at all is as good as none that was coded.
+    # Empty content is valid without any coded data.
     if begun and not decoder.eof:
         raise Truncated

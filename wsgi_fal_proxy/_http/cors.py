@@ -1,7 +1,7 @@
-"""For a front end on another origin: whom the browser may give answers to (the Fetch standard).
+"""CORS: which pages of other origins may read the proxy's answers (the Fetch standard).
 
-What a page sends to the proxy has a header that no form has, `x-fal-target-url`, so a browser
-asks before it sends (a CORS preflight), and sends nothing where the answer is no.
+Requests to the proxy have the header `x-fal-target-url`, which no form can send. A browser
+therefore asks first (a preflight), and sends nothing if the proxy does not allow the origin.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._http.fields import HeaderList
 
 LOCALHOST: Final = "localhost"
-"""Among the origins, stands for this machine, by any of its names and on any port."""
+"""As an origin, means this machine: all of its loopback names, on any port."""
 
-# HTML, "serialization of an origin": scheme, host and, unless it is the scheme's own, port; in
-# lower case and ASCII, as a URL's parser leaves them.
+# HTML, "serialization of an origin": scheme, host and port, in lower-case ASCII. The scheme's
+# default port is left out.
 _ORIGIN: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"
     r"(?::(?P<port>[1-9][0-9]{0,4}))?",
@@ -33,13 +33,13 @@ _THIS_MACHINE: Final = re.compile(
 )
 
 _METHODS: Final = "GET, POST, PUT"
-# Seconds: two hours is the most that Chromium takes.
+# Seconds. Chromium caps it at two hours.
 _MAX_AGE: Final = "7200"
-# Characters: fal's client asks for five names at most, an app's own for some more.
+# Characters. fal's client asks for at most five names, and an app may add a few.
 _MAX_REQUESTED_LENGTH: Final = 4_096
 
-# What a page may read of any answer (Fetch, "CORS-safelisted response-header name"), what it may
-# read of none ("forbidden response-header name"), and what is for caches.
+# Exposing these is of no use. A page can always read some (Fetch, "CORS-safelisted response-header
+# name") and never others ("forbidden response-header name"). `vary` is for caches.
 _NOT_EXPOSED: Final = frozenset(
     {
         "cache-control",
@@ -58,11 +58,11 @@ _CORS_PREFIX: Final = "access-control-"
 
 
 def wrong_origin(origin: object) -> str | None:
-    """Tell why something is no origin, as a clause; None for one that is."""
+    """Return why a value is not an origin, as a clause. None if it is one."""
     if origin == "*":
         return (
-            "the origins must be named one by one, such as 'https://app.example.com', since any"
-            " page on the internet could spend your money by '*'"
+            "name each origin, such as 'https://app.example.com': with '*', any page on the"
+            " internet could spend your money"
         )
     match = _ORIGIN.fullmatch(origin) if isinstance(origin, str) else None
     if origin == LOCALHOST or (
@@ -70,17 +70,17 @@ def wrong_origin(origin: object) -> str | None:
     ):
         return None
     return (
-        "each must be an origin as browsers write it, such as 'https://app.example.com' or"
-        " 'http://10.0.0.1:3000' (in lower case, no path, no slash at the end, no default port),"
-        " or 'localhost'"
+        "each must be 'localhost' or an origin as browsers write it, such as"
+        " 'https://app.example.com' or 'http://10.0.0.1:3000' (lower case, no path, no slash at the"
+        " end, no default port)"
     )
 
 
 class Cors:
-    """Lets pages of some origins use the proxy, cookies included.
+    """Lets pages of some origins use the proxy, with cookies.
 
     Args:
-        origins: Those that `wrong_origin` finds nothing wrong with.
+        origins: Origins for which `wrong_origin` returns None.
     """
 
     def __init__(self, origins: Collection[str]) -> None:
@@ -89,7 +89,7 @@ class Cors:
 
     @staticmethod
     def is_preflight(environ: WSGIEnvironment) -> bool:
-        """Whether a browser asks if it may send a request (Fetch, "HTTP requests")."""
+        """Whether this request is a CORS preflight (Fetch, "HTTP requests")."""
         return (
             environ["REQUEST_METHOD"] == "OPTIONS"
             and "HTTP_ORIGIN" in environ
@@ -97,18 +97,18 @@ class Cors:
         )
 
     def preflight(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        """Answer one: with nothing that allows anything, to an origin that is not allowed.
+        """Answer a preflight. If the origin is not allowed, the answer allows nothing.
 
-        Neither is a public page's way into a private network opened
-        (`Access-Control-Request-Private-Network`).
+        No answer lets a public page into a private network, whatever
+        `Access-Control-Request-Private-Network` asks for.
         """
         headers = [("Vary", "Origin, Access-Control-Request-Headers")]
         if allowing := self._allowing(environ):
             headers += allowing
             headers.append(("Access-Control-Allow-Methods", _METHODS))
             headers.append(("Access-Control-Max-Age", _MAX_AGE))
-            # Whatever names are asked for: a page that may spend the money gains nothing by a
-            # header, and an app's own check may need one, such as `authorization`.
+            # All requested names are allowed. A header gives the page no power beyond spending,
+            # which it already has, and an app's `authorize` may need one, such as `authorization`.
             requested = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
             if names := _names(requested):
                 headers.append(("Access-Control-Allow-Headers", ", ".join(names)))
@@ -116,7 +116,7 @@ class Cors:
         return []
 
     def sharing(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
-        """Give a `start_response` that says whom the browser may give the answer to."""
+        """Return a `start_response` that adds the CORS fields to an answer."""
         allowing = self._allowing(environ)
 
         def start(
@@ -135,8 +135,8 @@ class Cors:
             self._with_this_machine and _THIS_MACHINE.fullmatch(origin)
         ):
             return []
-        # The origins are named one by one, so the app's session may go along (Fetch, "CORS
-        # protocol and credentials").
+        # Credentials need a named origin (Fetch, "CORS protocol and credentials"). They let the
+        # browser send the app's session.
         return [
             ("Access-Control-Allow-Origin", origin),
             ("Access-Control-Allow-Credentials", "true"),
@@ -151,13 +151,13 @@ def _names(requested: str) -> list[str]:
 
 
 def _varying(headers: HeaderList) -> HeaderList:
-    """Give these without what another server says of origins, and with `Vary: Origin`."""
+    """Return the fields without fal's own CORS fields, and with `Vary: Origin`."""
     kept = [
         (name, value)
         for name, value in headers
         if name.lower() != "vary" and not name.lower().startswith(_CORS_PREFIX)
     ]
-    # RFC 9110 section 12.5.5: a list, or an asterisk for anything at all.
+    # RFC 9110 section 12.5.5: a list of names, or an asterisk for everything.
     varying = ", ".join(value for name, value in headers if name.lower() == "vary")
     fields = {field.strip().lower() for field in varying.split(",")}
     if not fields & {"origin", "*"}:
@@ -167,7 +167,7 @@ def _varying(headers: HeaderList) -> HeaderList:
 
 
 def _exposed(headers: HeaderList) -> str:
-    # By name, since with credentials "*" is none but itself (Fetch, "HTTP new-header syntax").
+    # With credentials, "*" is not a wildcard (Fetch, "HTTP new-header syntax"), so name each one.
     names = dict.fromkeys(name.lower() for name, _ in headers)
     return ", ".join(
         name for name in names if name not in _NOT_EXPOSED and not name.startswith(_CORS_PREFIX)

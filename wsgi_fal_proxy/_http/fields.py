@@ -1,4 +1,4 @@
-"""Header fields: the lists that they come in, and what RFC 9110 says of all of them alike."""
+"""Header fields: lists of them, and the rules of RFC 9110 that apply to all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     HeaderList = list[tuple[str, str]]
 
-# RFC 9110 section 7.6.1, with `Proxy-Connection` (RFC 9112 appendix C.2.2) and the two
-# authentication headers that are between us and the next hop (RFC 9110 sections 11.7.1-11.7.3).
-# `Trailers` is how RFC 2616 section 13.5.1 spelt it, and so wsgiref and waitress refuse it.
+# RFC 9110 section 7.6.1, with `Proxy-Connection` (RFC 9112 appendix C.2.2) and the authentication
+# headers between a client and its proxy (RFC 9110 sections 11.7.1-11.7.3). `Trailers` is RFC 2616's
+# spelling (section 13.5.1): wsgiref and waitress refuse a response with it.
 HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -33,15 +33,15 @@ TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 class Fields:
-    """Header fields in their order, repeats kept; looked up by their names in any case.
+    """Header fields in order, with repeats. Names are looked up in lower case.
 
     Args:
-        items: Names and values as they came.
+        items: Names and values as received.
 
     Attributes:
-        items: The same.
-        names: The name of each, in lower case.
-        options: What the `Connection` fields hold; see `nominated`.
+        items: The names and values as received.
+        names: For each item, its name in lower case.
+        options: The content of the `Connection` fields; see `nominated`.
     """
 
     __slots__ = ("items", "names", "options")
@@ -52,9 +52,9 @@ class Fields:
         self.options: frozenset[str] = nominated(*self.values("connection"))
 
     def values(self, name: str) -> list[str]:
-        """Give the values of the fields with this name, which is in lower case."""
+        """Return the values of all fields with this name, which must be in lower case."""
         names = self.names
-        # Most are looked for in vain, and none is expected twice: both at the speed of C.
+        # Usually a field is missing, or there is one. Both cases take the fast path in C.
         if name not in names:
             return []
         if names.count(name) == 1:
@@ -62,12 +62,12 @@ class Fields:
         return [item[1] for item, lower in zip(self.items, names, strict=True) if lower == name]
 
 
-# Nearly always `keep-alive` or `close`.
+# Cached, since the value is nearly always `keep-alive` or `close`.
 @lru_cache(maxsize=64)
 def nominated(*connection_values: str) -> frozenset[str]:
-    """Give what `Connection` fields hold, in lower case: options, and names of hop-by-hop fields.
+    """Return the content of `Connection` fields, in lower case: options and field names.
 
-    RFC 9110 section 7.6.1: an intermediary removes the nominated fields before it forwards.
+    The named fields are hop-by-hop: an intermediary removes them (RFC 9110 section 7.6.1).
     """
     return frozenset(
         name
@@ -78,5 +78,5 @@ def nominated(*connection_values: str) -> frozenset[str]:
 
 
 def environ_key(name: str) -> str:
-    """Give the environ key of a request header (PEP 3333, "environ Variables")."""
+    """Return the environ key of a request header (PEP 3333, "environ Variables")."""
     return "HTTP_" + name.upper().replace("-", "_")

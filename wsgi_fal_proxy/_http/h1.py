@@ -1,9 +1,8 @@
-"""HTTP/1.1 as a client speaks it, strictly: bytes to values and back, without any I/O.
+"""A strict HTTP/1.1 client without I/O: writes request heads and parses responses.
 
-`http.client` is not used because it cannot be trusted with a response's framing: it loses all
-fields after a malformed line, ends a line at a bare CR, accepts signed and underscored chunk
-sizes and takes a head that was cut off for a whole one. Here each of these is a
-`MalformedResponse`.
+`http.client` is too lenient about a response's framing. It loses all fields after a malformed line,
+ends a line at a bare CR, accepts signs and underscores in chunk sizes, and accepts a truncated head
+as a whole one. Here each of these raises an error.
 """
 
 from __future__ import annotations
@@ -18,30 +17,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_HEAD_BYTES: Final = 65_536
-"""Of a response head that is not yet whole; http.client allows as much for one line of it."""
+"""The longest response head. http.client allows as much for a single line."""
 MAX_FIELDS: Final = 100
-"""Header fields in a response; http.client's bound."""
+"""The most header fields in a response, as in http.client."""
 MAX_CHUNK_LINE_BYTES: Final = 4_096
-"""Of a chunk's size and extensions, which are skipped, and of one line of the trailer section."""
+"""The longest line with a chunk's size and extensions, and the longest trailer line."""
 MAX_TRAILER_BYTES: Final = 16_384
-"""Of the trailer section, which is read and dropped (RFC 9110 section 6.5.1 allows it)."""
+"""The longest trailer section. It is dropped, which RFC 9110 section 6.5.1 allows."""
 
 _HTTP_1: Final = b"HTTP/1."
-# RFC 9112 section 4; the reason phrase and the space before it may be missing.
+# RFC 9112 section 4. The reason phrase and the space before it may be missing.
 _STATUS_LINE: Final = r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t -~\x80-\xff]*+))?+"
-# RFC 9112 section 5: no white space before the colon, none to begin a line with (obs-fold, which
-# section 5.2 lets a gateway answer with 502).
+# RFC 9112 section 5: no white space before the colon or at the beginning of a line. The latter is
+# obs-fold, to which a gateway may answer 502 (section 5.2).
 _FIELD_LINES: Final = r"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+)*+"
-# The whole head is checked at once, and taken apart at once: what is left to do for each field is
-# done at the speed of C.
+# One match checks the whole head, and one findall splits it: both are fast, since they run in C.
 _HEAD: Final = re.compile(f"{_STATUS_LINE}({_FIELD_LINES})")
-# Of lines that have been checked; the optional white space around a value is no part of it.
+# For checked lines. The value is captured without the optional white space around it.
 _FIELD: Final = re.compile(r"\r\n([^:]++):[\t ]*+([^\r]*[^\r\t ]|)")
 _MAX_LENGTH_DIGITS: Final = 18
 # RFC 9112 section 7.1, with extensions as in section 7.1.1.
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 
-# Plain numbers: a member of HTTPStatus takes longer to look up than all else about the status.
+# Plain numbers, because looking up a member of HTTPStatus is slow.
 _SWITCHING_PROTOCOLS: Final = HTTPStatus.SWITCHING_PROTOCOLS.value
 _OK: Final = HTTPStatus.OK.value
 _NO_CONTENT: Final = HTTPStatus.NO_CONTENT.value
@@ -49,11 +47,11 @@ _NOT_MODIFIED: Final = HTTPStatus.NOT_MODIFIED.value
 
 
 class MalformedResponse(Exception):
-    """The bytes are not the HTTP that RFC 9112 describes."""
+    """The bytes are not HTTP as RFC 9112 defines it."""
 
 
 class RequestHead(bytes):
-    """A request head's bytes, which hold the key: they do not show in a repr."""
+    """The bytes of a request head, with the key: the repr hides them."""
 
     __slots__ = ()
 
@@ -61,7 +59,7 @@ class RequestHead(bytes):
         return "<request head>"
 
     def __getitem__(self, key: Any) -> Any:
-        """Give a part that does not show either: error reports cut long values."""
+        """Return a part, which is hidden, too: error reports cut long values."""
         part = super().__getitem__(key)
         return type(self)(part) if isinstance(part, bytes) else part
 
@@ -69,15 +67,15 @@ class RequestHead(bytes):
 def request_head(
     method: str, request_target: str, headers: Iterable[tuple[str, str]], content: bytes = b""
 ) -> RequestHead:
-    """Serialise a request's head; the values have been checked where they came in.
+    """Write a request's head. The values have been checked before.
 
     Args:
         method: Such as `GET`.
         request_target: RFC 9112 section 3.2.1.
-        headers: All fields, in their order.
-        content: Follows the head in the same piece.
+        headers: All fields, in order.
+        content: Content to append, so that both go out in one write.
     """
-    # In one expression, so that no frame ever holds the key as plain text.
+    # One expression: no local variable ever holds the key as plain text.
     return RequestHead(
         "\r\n".join(
             (f"{method} {request_target} HTTP/1.1", *map(": ".join, headers), "\r\n")
@@ -87,7 +85,7 @@ def request_head(
 
 
 def chunk(piece: bytes) -> bytes:
-    """Frame one non-empty piece of a body whose length is not known (RFC 9112 section 7.1)."""
+    """Frame one non-empty piece of a body of unknown length (RFC 9112 section 7.1)."""
     return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
@@ -95,17 +93,17 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class Framing(Protocol):
-    """How a response's content is told from what follows it (RFC 9112 section 6.3)."""
+    """Finds the end of a response's content (RFC 9112 section 6.3)."""
 
     complete: bool
-    """Whether the whole content has come."""
+    """Whether the whole content has arrived."""
     excess: bool
-    """Whether bytes came after it: then the connection is out of step and not used again."""
+    """Whether bytes follow the content: then the connection cannot carry another request."""
     length: int | None
-    """Bytes in the content, where the head tells."""
+    """Bytes in the content. None if the head does not declare it."""
 
     def feed(self, data: bytes) -> bytes:
-        """Take what was received and give the content in it, which may be none.
+        """Take received bytes and return the content in them, which may be empty.
 
         Raises:
             MalformedResponse: The framing is broken.
@@ -113,16 +111,16 @@ class Framing(Protocol):
         ...
 
     def end(self) -> None:
-        """Take note that the connection ended.
+        """Note that the connection ended.
 
         Raises:
-            MalformedResponse: That does not complete the content.
+            MalformedResponse: The content is not complete.
         """
         ...
 
 
 class LengthFraming:
-    """Content of a length that the head tells, or none at all."""
+    """Content of a declared length, or no content."""
 
     __slots__ = ("_left", "complete", "excess", "length")
 
@@ -133,7 +131,7 @@ class LengthFraming:
         self.excess: bool = False
 
     def feed(self, data: bytes) -> bytes:
-        """Give the content in the data; see `Framing`."""
+        """See `Framing`."""
         if len(data) > self._left:
             self.excess = True
             data = data[: self._left]
@@ -142,7 +140,7 @@ class LengthFraming:
         return data
 
     def end(self) -> None:
-        """Never the right end; see `Framing`."""
+        """See `Framing`. This is never the right end."""
         raise MalformedResponse("the connection was closed in mid-content")
 
 
@@ -154,11 +152,11 @@ class CloseFraming:
     def __init__(self) -> None:
         self.length: int | None = None
         self.complete: bool = False
-        # The connection is at its end with the content.
+        # The connection ends with the content.
         self.excess: bool = True
 
     def feed(self, data: bytes) -> bytes:
-        """Give the content in the data; see `Framing`."""
+        """See `Framing`."""
         return data
 
     def end(self) -> None:
@@ -171,7 +169,7 @@ class ChunkedFraming:
 
     __slots__ = ("_left", "_pending", "_trailer_bytes", "complete", "excess", "length")
 
-    # What `_left` means besides the bytes that are left in a chunk's data.
+    # The states of `_left`, if it is not the number of bytes left in a chunk.
     _SIZE_LINE: Final = 0
     _TRAILER_LINE: Final = -1
     _DATA_END: Final = -2
@@ -185,7 +183,7 @@ class ChunkedFraming:
         self._trailer_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Give the content in the data; see `Framing`."""
+        """See `Framing`."""
         if self._pending:
             data = self._pending + data
             self._pending = b""
@@ -197,7 +195,7 @@ class ChunkedFraming:
                 content.append(piece)
                 position += len(piece)
                 self._left = self._left - len(piece) or self._DATA_END
-                # Usually what ends the data comes with it.
+                # Usually the CRLF after the data has arrived with it.
                 if self._left == self._DATA_END and data.startswith(b"\r\n", position):
                     self._left = self._SIZE_LINE
                     position += 2
@@ -213,11 +211,11 @@ class ChunkedFraming:
         return content[0] if len(content) == 1 else b"".join(content)
 
     def end(self) -> None:
-        """Never the right end; see `Framing`."""
+        """See `Framing`. This is never the right end."""
         raise MalformedResponse("the connection was closed in mid-content")
 
     def _keep(self, partial: bytes) -> None:
-        """Keep a line that is not yet complete, unless it can no longer become a good one."""
+        """Keep an incomplete line, unless it can no longer become a valid one."""
         if self._left == self._DATA_END:
             if partial != b"\r":
                 raise MalformedResponse("a chunk is longer than its size")
@@ -248,9 +246,9 @@ class ChunkedFraming:
 
 
 class ResponseHead(NamedTuple):
-    """A response's status line and fields, in their order, and what they say of the rest.
+    """A response's status line and fields in order, and the framing that they declare.
 
-    Tabs in it are spaces by now, as RFC 9110 section 5.5 allows.
+    Tabs have become spaces, as RFC 9110 section 5.5 allows.
     """
 
     status: int
@@ -258,27 +256,30 @@ class ResponseHead(NamedTuple):
     fields: Fields
     framing: Framing
     reusable: bool
-    """Whether the connection may carry another request afterwards (RFC 9112 section 9.3)."""
+    """Whether the connection may carry another request (RFC 9112 section 9.3)."""
 
 
 class HeadReader:
-    """Finds the final response head in what is received; interim ones (1xx) are skipped."""
+    """Finds the final response head in received bytes. Skips interim ones (1xx)."""
 
     __slots__ = ("_searched", "leftover", "started")
 
     def __init__(self) -> None:
         self.leftover: bytes = b""
-        """What came after the final head; before that, what is not yet a head."""
+        """Bytes after the final head. While there is none, the beginning of a head."""
         self._searched = 0
         self.started: bool = False
-        """Whether anything has come at all."""
+        """Whether any byte has arrived."""
 
     def feed(self, data: bytes) -> ResponseHead | None:
-        """Take what was received, nothing meaning the end; give the final head when it is whole.
+        """Take received bytes and return the final head, None while it is not complete.
+
+        Args:
+            data: The bytes. Empty means that the connection ended.
 
         Raises:
-            ConnectionError: The connection ended before.
-            MalformedResponse: What has come is not a response head, or too long for one.
+            ConnectionError: The connection ended before the head was complete.
+            MalformedResponse: The bytes are not a response head, or it is too long.
         """
         if not data:
             raise ConnectionError("the connection was closed before a whole response head came")
@@ -290,29 +291,29 @@ class HeadReader:
             head = parse_head(buffer[:end])
             buffer = buffer[end + 4 :]
             self._searched = 0
-            # Below that, the final response is still to come (RFC 9110 section 15.2).
+            # After an interim response, the final one follows (RFC 9110 section 15.2).
             if head.status >= _OK:
                 self.leftover = buffer
                 return head
         if not buffer.startswith(_HTTP_1[: len(buffer)]):
             raise MalformedResponse("the response does not begin with an HTTP version")
-        # The last three may be of what ends it.
+        # The last three bytes may belong to the empty line after the head.
         if len(buffer) > MAX_HEAD_BYTES + 3:
             raise MalformedResponse("the response head is too long")
-        # The last three bytes may be the beginning of what is searched for.
+        # The empty line may begin in the last three bytes.
         self._searched = max(0, len(buffer) - 3)
         self.leftover = buffer
         return None
 
 
 def parse_head(block: bytes) -> ResponseHead:
-    """Read a response head.
+    """Parse a response head.
 
     Args:
-        block: All of it, without the empty line that ends it.
+        block: The whole head, without the empty line after it.
 
     Raises:
-        MalformedResponse: It is not one, or its framing is ambiguous.
+        MalformedResponse: The bytes are not a response head, or its framing is ambiguous.
     """
     text = block.decode("latin-1")
     match = _HEAD.fullmatch(text)
@@ -321,11 +322,13 @@ def parse_head(block: bytes) -> ResponseHead:
         raise MalformedResponse(f"{'the status' if is_first else 'a header'} line is malformed")
     minor, digits, phrase, lines = match.groups("")
     if "\t" in text:
-        # PEP 3333 lets no control character through.
+        # PEP 3333 forbids control characters.
         phrase, lines = phrase.replace("\t", " "), lines.replace("\t", " ")
     status = int(digits)
     if status == _SWITCHING_PROTOCOLS:
-        raise MalformedResponse("the target switched protocols, unasked")
+        raise MalformedResponse(
+            "the target switched protocols, although the proxy did not ask for it"
+        )
     fields = Fields(_FIELD.findall(lines))
     if len(fields.items) > MAX_FIELDS:
         raise MalformedResponse("the response has too many header fields")
@@ -337,7 +340,7 @@ def parse_head(block: bytes) -> ResponseHead:
 
 
 def _framing(is_http_1_1: bool, status: int, fields: Fields) -> Framing:
-    """Decide by RFC 9112 section 6.3; what it lets a recipient guess at is an error here.
+    """Choose the framing by RFC 9112 section 6.3. Where it allows a guess, raise an error.
 
     A 304 may have the Transfer-Encoding that a 200 would have had (section 6.1).
     """
@@ -356,7 +359,7 @@ def _framing(is_http_1_1: bool, status: int, fields: Fields) -> Framing:
 
 
 def _one_length(values: list[str]) -> int:
-    """Read Content-Length, which may be repeated (RFC 9110 section 8.6), if always the same."""
+    """Parse Content-Length. It may be repeated if all values are equal (RFC 9110 section 8.6)."""
     if len(values) > 1 or "," in values[0]:
         values = list({part.strip(" ") for value in values for part in value.split(",")})
     length = values[0]

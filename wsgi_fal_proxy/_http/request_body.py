@@ -1,6 +1,6 @@
-"""The request body: what is declared, whether it may be relayed, and its pieces.
+"""The request body: its declared length, the checks on it, and its pieces.
 
-The one module that reads `wsgi.input`.
+No other module reads `wsgi.input`.
 """
 
 from __future__ import annotations
@@ -20,48 +20,48 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
 PIECE_BYTES: Final = 65_536
-"""At most this much of a body is in memory at a time; a body of up to this much is read whole."""
+"""The most of a body that is in memory at a time. A smaller body is read whole."""
 
 _UNUSABLE: Final = -1
-# Read and dropped of the body of a refused request even if none is accepted.
+# At least this much of a refused request's body is read and dropped, whatever `max_bytes` is.
 _DISCARDED_BYTES: Final = 1_048_576
 
-# Where no body could be: 10^18 bytes.
+# A Content-Length of 10^18 bytes or more is a mistake.
 _MAX_LENGTH_DIGITS: Final = 18
-# RFC 9110 section 8.3.1: type and subtype in any case, then parameters. A list of two media
-# types, which is what a server makes of two headers, does not match.
-# Possessive throughout: a client cannot make it backtrack.
+# RFC 9110 section 8.3.1: type and subtype in any case, then parameters. If a client sends two
+# headers, the server joins them to a list, which does not match. All quantifiers are possessive,
+# so that no client can make the regex backtrack.
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # noqa: S105 - RFC 9110's word, not a password
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*+"'
-# As text, compiled when it is first needed: most clients send the media type alone.
+# Compiled on first use: most clients send the media type without parameters.
 _JSON: Final = (
     r"(?ia)application/json"
     rf"(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?+)*+[ \t]*+"
 )
-# JSON is in UTF-8 (RFC 8259 section 8.1) and its media type has no parameter (section 11); clients
-# add this one, and another charset may make something else of the same bytes.
+# JSON is in UTF-8 (RFC 8259 section 8.1), and its media type has no parameters (section 11), but
+# clients add this one. In another charset, the same bytes could mean something else.
 _JSON_IN_UTF_8: Final = (
     r'(?ia)application/json[ \t]*+(?:;[ \t]*+charset=(?:utf-8|"utf-8")[ \t]*+)?+;?'
 )
 
 
 class RequestBody:
-    """The body of one request, read at most once and in pieces.
+    """The body of one request. It is read at most once, in pieces.
 
-    Making one reads nothing and raises nothing. `accept` decides, `read_ahead` and then `rest`
-    read; `discard` takes what is left when the request is refused.
+    The constructor reads nothing and raises nothing. Call `accept` first, then `read_ahead`, then
+    `rest`. If the request is refused, call `discard`.
 
     Args:
         environ: The WSGI environ.
-        max_bytes: The largest body that is accepted.
+        max_bytes: The largest body that is accepted, in bytes.
     """
 
     __slots__ = ("_content_type", "_first", "_input", "_max_bytes", "length", "unread")
 
     length: int | None
-    """Bytes in the body: 0 when there is none; None while only its end will tell."""
+    """Bytes in the body; 0 without a body. None while it is unknown."""
     unread: int
-    """Bytes that may still be read: none of a small body once its first piece was."""
+    """Bytes that may still be in `wsgi.input`."""
 
     def __init__(self, environ: WSGIEnvironment, max_bytes: int) -> None:
         self._content_type: str = environ.get("CONTENT_TYPE") or ""
@@ -69,25 +69,27 @@ class RequestBody:
         self._max_bytes = max_bytes
         self._first: bytes | None = None
         self.length = _declared_length(environ)
-        # Bytes that may still be in `wsgi.input`. Reading past what is declared is only allowed
-        # where the server ends the input itself; then one more than accepted shows the excess.
+        # If no length is declared, the server ends the input, and one byte more than accepted
+        # shows that the body is too large. Otherwise PEP 3333 forbids reading past the length.
         self.unread = max_bytes + 1 if self.length is None else max(self.length, 0)
 
     def accept(self) -> None:
-        """Decide by the headers whether the body may be relayed (rule 4 of the formula).
+        """Check the headers of the body (rule 4 of the formula).
+
+        A body without a declared length is read up to `PIECE_BYTES`, to see whether there is one.
 
         Raises:
-            ContentLengthInvalid: The length is not a number, or cannot be told.
-            UnsupportedMediaType: There is a body, and it is not JSON by its content type.
-            BodyTooLarge: It is declared larger than `max_bytes`.
-            BodyIncomplete: Its length is not declared, and it could not be read.
+            ContentLengthInvalid: The length is not a number, or unknown.
+            UnsupportedMediaType: There is a body, and its content type is not JSON's.
+            BodyTooLarge: The declared length is over `max_bytes`.
+            BodyIncomplete: The length is not declared, and the body could not be read.
         """
         if self.length == _UNUSABLE:
             raise ContentLengthInvalid
         if self.length is None:
             self._first = self._read_up_to(PIECE_BYTES)
             if len(self._first) < PIECE_BYTES or not self.unread:
-                # It has ended, or gone over the bound.
+                # The body has ended, or is too large.
                 self.length = len(self._first)
                 self.unread = 0
         if self.length == 0:
@@ -99,14 +101,14 @@ class RequestBody:
 
     @property
     def taken(self) -> int:
-        """Bytes that were read so far, unless reading has failed."""
+        """The bytes that have been read so far. Wrong after a read that failed."""
         whole = self._max_bytes + 1 if self.length is None else max(self.length, 0)
         return whole - self.unread
 
     def read_ahead(self) -> bytes:
-        """Read the first piece, which is the whole of any small body.
+        """Read the first piece: all of a small body.
 
-        So a small body that the client did not finish is refused before anything is sent.
+        An unfinished small body is thus refused before anything is sent to fal.
 
         Raises:
             BodyIncomplete: The body ended before its declared length, or could not be read.
@@ -118,9 +120,11 @@ class RequestBody:
         return self._first
 
     def text(self) -> str | None:
-        """Read the body whole; it is still relayed as it came.
+        """Read the whole body as text. It is still relayed byte for byte.
 
-        None for one that is larger than a piece, or not in UTF-8, or not said to be.
+        Returns:
+            The text. None if the body is larger than a piece, if it is not UTF-8, or if its
+            content type names another charset.
 
         Raises:
             BodyIncomplete: The body ended before its declared length, or could not be read.
@@ -135,11 +139,11 @@ class RequestBody:
             return None
 
     def rest(self) -> Iterator[bytes]:
-        """Read what comes after the first piece.
+        """Read the body after its first piece.
 
         Raises:
             BodyIncomplete: The body ended before its declared length, or could not be read.
-            BodyTooLarge: Its length was not declared, and it went over `max_bytes`.
+            BodyTooLarge: The length was not declared, and the body is over `max_bytes`.
         """
         if self.length is not None:
             while self.unread:
@@ -151,21 +155,21 @@ class RequestBody:
             yield piece
 
     def _too_large(self) -> BodyTooLarge:
-        detail = f"The request body is larger than the {self._max_bytes} bytes that are accepted."
+        detail = f"The request body is larger than the limit of {self._max_bytes} bytes."
         return BodyTooLarge(detail)
 
     def discard(self) -> None:
-        """Read what is left, so that the connection is in step for the next request on it.
+        """Read and drop the unread body, so that the connection can carry the next request.
 
-        Some servers leave that to the application, and closing a connection with unread bytes
-        in it resets it under the answer (RFC 9112 section 9.6), which the client then may not
-        see. Of a body that is far too large the rest is left to the server.
+        Some servers leave this to the application. If a server closes a connection with unread
+        bytes, TCP resets it, and the client may not see the answer (RFC 9112 section 9.6). If the
+        body is far too large, the server has to deal with the rest.
         """
         left = min(self.unread, max(2 * self._max_bytes, _DISCARDED_BYTES))
         try:
             while left > 0 and (piece := self._input.read(min(left, PIECE_BYTES))):
                 left -= len(piece)
-        except Exception:  # noqa: BLE001, S110 - each server has its own; the answer stands
+        except Exception:  # noqa: BLE001, S110 - each server has its own errors; the answer stands
             pass
         self.unread = 0
 
@@ -179,7 +183,7 @@ class RequestBody:
         return data
 
     def _read_up_to(self, count: int) -> bytes:
-        """Read `count` bytes, or fewer if the input ends first; a short read is not the end."""
+        """Read `count` bytes, or fewer if the input ends. A short read is not yet the end."""
         count = min(count, self.unread)
         parts = []
         while data := self._read(count):
@@ -194,22 +198,22 @@ class RequestBody:
             data: bytes = self._input.read(count)
         except Exception as error:
             self.unread = 0
-            # Each server raises something else when a client leaves in mid-body.
+            # If a client leaves in mid-body, each server raises an error of its own.
             raise BodyIncomplete from error
         if len(data) > count:
             self.unread = 0
-            # Sent on, it could pass for a request of its own, behind this one.
-            detail = "The server gave more of the request body than it was asked for."
+            # fal could read the surplus as another request.
+            detail = "The server returned more of the request body than the proxy asked for."
             raise BodyIncomplete(detail)
         self.unread -= len(data)
         return data
 
 
 def _bound_read_ahead(source: object) -> None:
-    """Have gunicorn read no further ahead of a body than one piece.
+    """Limit how far gunicorn reads ahead of a body to one piece.
 
-    Else it reads up to 1 MiB, whatever it is asked for, and copies what is left of that at each
-    read: with threads, uploads were measured to take six times the memory.
+    By default gunicorn reads up to 1 MiB at once, and copies the rest of that at each read. With
+    threads, uploads then took six times the memory in a measurement.
     """
     unreader: Any = getattr(getattr(source, "reader", None), "unreader", None)
     if hasattr(unreader, "max_body_chunk"):
@@ -217,20 +221,20 @@ def _bound_read_ahead(source: object) -> None:
 
 
 def _declared_length(environ: WSGIEnvironment) -> int | None:
-    """Give the length that the headers declare, None for one that the input's end tells.
+    """Return the declared length. None if the body ends where the input ends.
 
-    PEP 3333 lets an application read no further than `CONTENT_LENGTH`; `wsgi.input_terminated`
-    is the extension by which servers say that the input ends by itself, as a chunked body's does.
+    PEP 3333 forbids reading past `CONTENT_LENGTH`. With the extension `wsgi.input_terminated`, a
+    server says that the input ends by itself, as a chunked body does.
     """
     ends_by_itself = bool(environ.get("wsgi.input_terminated"))
     if environ.get("HTTP_TRANSFER_ENCODING"):
         return None if ends_by_itself else _UNUSABLE
     declared = str(environ.get("CONTENT_LENGTH") or "")
     if declared:
-        # RFC 9110 section 8.6: digits, and int() would take others and more than these.
+        # RFC 9110 section 8.6: decimal digits. int() also accepts signs, "_" and other scripts.
         is_decimal = declared.isascii() and declared.isdigit()
         return int(declared) if is_decimal and len(declared) <= _MAX_LENGTH_DIGITS else _UNUSABLE
-    # RFC 9112 section 6.3: an HTTP/1 request with neither field has no body. In HTTP/2 it may.
+    # RFC 9112 section 6.3: an HTTP/1 request with neither field has no body. HTTP/2 may have one.
     if ends_by_itself and not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1"):
         return None
     return 0

@@ -1,7 +1,8 @@
-"""What may be called, and what may be run: the owner's allowlists.
+"""The allowlists: which URLs may be called, and which endpoints may be run.
 
-All is compared as it will be sent. What cannot be compared, because servers may take it for
-something else than it says, is refused, and so is whatever is not known to be free.
+Both compare exactly what will be sent. If servers could read a target or a body in different ways,
+the request is refused. `allowed_endpoints` also refuses every request that spends and names no
+endpoint.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
-# Keys of the bodies that name what is to be run, as fal's clients send them: its JavaScript
-# client's auth and realtime/wma. Another key might name more.
+# The keys that fal's JavaScript client sends in bodies that name what to run (its auth and
+# realtime/wma). Any other key is refused, since it could name more endpoints.
 _KEYS: Final = {
     Kind.TOKEN: frozenset({"allowed_apps", "token_expiration"}),
     Kind.SESSION: frozenset({"app_id", "sdp", "type"}),
 }
-# Characters of a name in a refusal; there may be 64 KiB of them.
+# Characters. A name from the body can have 64 KiB; a refusal shows its beginning.
 _SHOWN_LENGTH: Final = 100
 
 
 class Allowlist:
-    """What the options `allowed_urls`, `allowed_endpoints` and `report_only` allow.
+    """The options `allowed_urls`, `allowed_endpoints` and `report_only`.
 
     Args:
-        urls: Patterns; None or empty for all.
-        endpoints: Patterns; None or empty for all.
-        report_only: Whether a refusal is logged and not raised.
+        urls: Patterns of URLs. None or empty allows all.
+        endpoints: Patterns of endpoints. None or empty allows all.
+        report_only: Whether to log refusals instead of raising them.
 
     Attributes:
         closes_endpoints: Whether an endpoint that is not named is refused.
@@ -65,12 +66,12 @@ class Allowlist:
         self.closes_endpoints: bool = self._names_endpoints and not report_only
 
     def check_target(self, request: FalRequest) -> None:
-        """Decide by what stands in the target.
+        """Check the target.
 
         Raises:
-            TargetAmbiguous: Its path is not plain.
+            TargetAmbiguous: The path is not plain.
             TargetNotAllowed: No pattern of `allowed_urls` matches.
-            EndpointNotAllowed: It may spend, and no pattern of `allowed_endpoints` matches.
+            EndpointNotAllowed: The request spends, and no pattern of `allowed_endpoints` matches.
         """
         try:
             self._check_target(request)
@@ -78,10 +79,10 @@ class Allowlist:
             self._refuse(refusal, request)
 
     def check_body(self, request: FalRequest, body: RequestBody) -> None:
-        """Decide by what the body names, where that is what is run. Reads it only then.
+        """Check the endpoints that the body names. Only such a body is read.
 
         Raises:
-            BodyAmbiguous: What it names cannot be told.
+            BodyAmbiguous: Parsers could disagree on the names.
             EndpointNotAllowed: No pattern of `allowed_endpoints` matches.
             BodyIncomplete: The body ended before its declared length, or could not be read.
         """
@@ -102,7 +103,7 @@ class Allowlist:
         if not self._names_endpoints:
             return
         asked = request.operation
-        # What the body names is for `check_body`.
+        # If the body names the endpoints, `check_body` checks them.
         if asked.spends and asked.kind not in _KEYS:
             self._check_endpoint(asked.endpoint)
 
@@ -128,14 +129,14 @@ class Allowlist:
             raise EndpointNotAllowed(detail)
 
     def _check_app(self, app: str) -> None:
-        """A token lets its holder run all of an app: fal's client names it without its owner."""
+        """Check a token's app: its holder can run all of it. fal's client leaves out the owner."""
         if not _is_plain(app):
             raise BodyAmbiguous
         if not self._apps.match(f"/{app}" if "/" in app else f"/*/{app}"):
             detail = (
-                f"This app does not let you have a token for {_shown(app)}: a pattern of the"
-                " proxy's option allowed_endpoints must allow the whole app, and that of every"
-                " owner where the token names none, such as */flux/**."
+                f"This app does not let you have a token for {_shown(app)}: no pattern of the"
+                " proxy's option allowed_endpoints allows the whole app. If the token names no"
+                " owner, the pattern must allow the app of every owner, such as */flux/**."
             )
             raise EndpointNotAllowed(detail)
 
@@ -143,7 +144,7 @@ class Allowlist:
         if not self._report_only:
             raise refusal
         _logger.warning(
-            "%s: would be refused, but for report_only: %s %s%s, endpoint %s",
+            "%s: would be refused without report_only: %s %s%s, endpoint %s",
             refusal.reason,
             request.method,
             request.target.host,
@@ -153,7 +154,7 @@ class Allowlist:
 
 
 def _shown(name: str) -> str:
-    """Give a plain name, as a message may hold it."""
+    """Shorten a plain name for a message."""
     return name if len(name) <= _SHOWN_LENGTH else f"{name[:_SHOWN_LENGTH]}..."
 
 
@@ -162,13 +163,13 @@ def _is_plain(name: str) -> bool:
 
 
 def _strictly_parsed(text: str | None, keys: frozenset[str]) -> dict[str, Any]:
-    """Parse an object of which no two parsers could make different things.
+    """Parse a JSON object that every parser reads alike.
 
-    RFC 8259 leaves to each parser what a repeated key means (section 4), how deep it follows
-    (section 9), and whether it takes more than JSON.
+    RFC 8259 lets parsers differ on the meaning of a repeated key (section 4), on the depth that
+    they accept, and on extensions of JSON (section 9).
 
     Raises:
-        BodyAmbiguous: It is not such an object, or has other keys.
+        BodyAmbiguous: The text is None or not such an object, or has other keys.
     """
     if text is None:
         raise BodyAmbiguous

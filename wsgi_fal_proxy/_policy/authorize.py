@@ -1,4 +1,4 @@
-"""Who may call: what the app's own check is given, and what it answers."""
+"""The option `authorize`: the values that it is given and returns, and how it is called."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
-_STATUS_NEEDED: Final = "the status must be 401 or 403"
-_STATUSES: Final = range(100, 600)  # RFC 9110 section 15; another number may be anything
+_STATUSES: Final = range(100, 600)
+"""Numbers that are safe to log: they are HTTP statuses (RFC 9110 section 15), not private data."""
 
 
 class Allow(NamedTuple):
-    """The caller may go on.
+    """The caller may make the call.
 
     Attributes:
-        identity: Who it is, such as a user's id: limits are counted for it, and the observer is
-            told. None for a caller that is not known by name, who is counted by remote address.
+        identity: The caller, such as a user's id: a non-empty str. Limits count by it, and the
+            observer gets it. None, the default: limits count by the remote address.
     """
 
     identity: str | None = None
 
 
 class Refuse(NamedTuple):
-    """The caller may not.
+    """The caller may not make the call.
 
     Attributes:
-        status: 401 for who is not signed in, 403, the default, for who is and may not.
-        message: One sentence that the caller is shown. None for a plain one.
+        status: 401 if the caller is not signed in. 403, the default, if the caller is signed in
+            and still may not make this call.
+        message: One sentence, which the caller sees. None, the default: a sentence of the proxy's.
     """
 
     status: Literal[401, 403] = 403
@@ -41,28 +42,28 @@ class Refuse(NamedTuple):
 
 
 Authorize = Callable[["FalRequest"], Allow | Refuse]
-"""Decides on one request."""
+"""Decides whether one request is relayed."""
 
 
 def allow_anyone(request: FalRequest) -> Allow:
-    """Serve every caller: a value for the option `authorize` that says so, without a warning."""
+    """Allow every caller: a value for `authorize`, with which the proxy does not warn."""
     return Allow()
 
 
 def identity_of(authorize: Authorize, request: FalRequest) -> str | None:
-    """Have the app decide, and give who the caller is.
+    """Call `authorize` and return the caller's identity, None if the app names none.
 
-    What goes wrong there refuses: only a plain yes is one.
+    Any failure refuses the request. Only a valid `Allow` allows it.
 
     Raises:
-        Unauthenticated: It said 401.
-        Forbidden: It said 403.
-        AuthorizeFailed: It raised, or answered neither.
+        Unauthenticated: `authorize` returned `Refuse(401)`.
+        Forbidden: `authorize` returned `Refuse(403)`.
+        AuthorizeFailed: `authorize` raised, or returned something else.
     """
     try:
         decision = authorize(request)
     except Exception as error:
-        _logger.exception("The option authorize raised; the request is refused.")
+        _logger.exception("authorize raised. Request refused.")
         raise AuthorizeFailed from error
     match decision:
         case Allow(identity) if identity is None or (isinstance(identity, str) and identity):
@@ -71,9 +72,7 @@ def identity_of(authorize: Authorize, request: FalRequest) -> str | None:
             raise Unauthenticated(_text_or_none(message))
         case Refuse(403, message):
             raise Forbidden(_text_or_none(message))
-    _logger.error(
-        "The option authorize answered with %s; the request is refused.", _what_is_wrong(decision)
-    )
+    _logger.error("authorize returned %s. Request refused.", _what_is_wrong(decision))
     raise AuthorizeFailed
 
 
@@ -81,36 +80,37 @@ def _text_or_none(message: object) -> str | None:
     if message is None or isinstance(message, str):
         return message
     _logger.error(
-        "The option authorize answered with Refuse, of which the message must be text or None, and"
-        " is %s; the request is refused with a sentence of the proxy's.",
-        _not_text(message),
+        "authorize returned Refuse(message=%s); message must be a str or None%s. Request refused"
+        " with the default message.",
+        _type_of(message),
+        _hint(message),
     )
     return None
 
 
 def _what_is_wrong(decision: object) -> str:
-    """Tell it without the identity, which may be private, and so may what is in its place."""
+    """Describe an invalid decision by types, since the values themselves may be private."""
     match decision:
         case Allow(identity):
-            # All other text can be used.
-            is_text = isinstance(identity, str)
-            wrong = "empty" if is_text else _not_text(identity)
-            needed = "the identity must be text that is not empty, or None"
-            return f"Allow, of which {needed}, and is {wrong}"
-        case Refuse(str()):
-            hint = "a message comes second, as in Refuse(403, '...')"
-            return f"Refuse, of which {_STATUS_NEEDED}, and is of the type str: {hint}"
+            # The only invalid str is the empty one.
+            shown = "''" if isinstance(identity, str) else _type_of(identity)
+            needed = "identity must be a non-empty str or None"
+            return f"Allow(identity={shown}); {needed}{_hint(identity)}"
         case Refuse(status):
             is_number = isinstance(status, int) and not isinstance(status, bool)
-            wrong = f"{status:d}" if is_number and status in _STATUSES else _type_of(status)
-            return f"Refuse, of which {_STATUS_NEEDED}, and is {wrong}"
-    return f"{type(decision).__name__}, which is neither Allow nor Refuse"
+            shown = f"{status:d}" if is_number and status in _STATUSES else _type_of(status)
+            is_message = isinstance(status, str)
+            hint = " (the message is the second argument)" if is_message else ""
+            return f"Refuse(status={shown}); status must be 401 or 403{hint}"
+    return f"{_type_of(decision)}; it must return Allow or Refuse"
 
 
-def _not_text(value: object) -> str:
-    use = ".decode()" if isinstance(value, bytes) else "str(...)"
-    return f"{_type_of(value)}: use {use}"
+def _hint(value: object) -> str:
+    """Say how to make a str of a value that is none."""
+    if isinstance(value, str):
+        return ""
+    return " (use .decode())" if isinstance(value, bytes) else " (use str(...))"
 
 
 def _type_of(value: object) -> str:
-    return f"of the type {type(value).__name__}"
+    return f"<{type(value).__name__}>"

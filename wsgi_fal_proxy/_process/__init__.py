@@ -1,1 +1,1 @@
-"""The process that we run in: its environment, its forks, and what gevent has replaced."""
+"""The process: its environment, its forks, and the functions that gevent replaces."""

@@ -1,4 +1,4 @@
-"""The one module that reads the environment; what the values mean is decided elsewhere."""
+"""Reads environment variables. No other module does."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ KEY_VARIABLES: Final = ("FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET
 
 
 def variable(name: str) -> str | None:
-    """Give the value of an environment variable, without white space around it.
+    """Return the value of an environment variable, without white space around it.
 
-    One that is set to nothing, or to white space, counts as unset.
+    Returns:
+        The value. None if the variable is unset, empty or white space.
     """
-    # A key of the environment's is looked up at each request; `get` takes longer to find it.
+    # Each request reads the key here, and `get` is slower.
     try:
         return os.environ[name].strip() or None
     except KeyError:
@@ -22,5 +23,5 @@ def variable(name: str) -> str | None:
 
 
 def option_variables() -> dict[str, str]:
-    """Give all variables whose names begin with `FAL_PROXY_`, the empty ones included."""
+    """Return all variables whose names begin with `FAL_PROXY_`, empty ones included."""
     return {name: value for name, value in os.environ.items() if name.startswith(OPTION_PREFIX)}

@@ -1,7 +1,7 @@
-"""What gevent replaces in the standard library, as it was before.
+"""Functions of the standard library as they were before gevent replaced them.
 
-A thread of gevent's is no thread, its locks are not for other threads, and its waiting is not the
-kernel's.
+gevent's threads are greenlets of one thread, its locks do not work between threads, and it waits in
+its own loop and not in the kernel.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any, Final
 
 
 def original(module: str, name: str) -> Any:
-    """Give what a standard module had under this name before gevent replaced it, or None.
+    """Return an attribute of a standard module as it was before gevent replaced it.
 
-    A thread of gevent's is no thread, and its waiting is not the kernel's.
+    Returns:
+        The attribute. None if the module has none of this name on this system.
     """
     patched = sys.modules.get("gevent.monkey")
     with suppress(AttributeError):
@@ -25,10 +26,10 @@ def original(module: str, name: str) -> Any:
     return None
 
 
-# Taken once, whether this module is imported before gevent replaces them or after.
+# These work whether this module is imported before or after gevent replaces the originals.
 allocate_lock: Final = original("_thread", "allocate_lock")
-# For what is also taken where an answer that nobody has closed is collected: that may be at any
-# moment, on a thread that holds the lock already.
+# For locks that a destructor may take: the garbage collector can run it at any moment, also on a
+# thread that holds the lock.
 allocate_rlock: Final = original("_thread", "RLock")
 start_new_thread: Final = original("_thread", "start_new_thread")
 epoll: Final = original("select", "epoll")

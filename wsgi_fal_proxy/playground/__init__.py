@@ -1,4 +1,4 @@
-"""The playground: a page on which to try fal's own client through the proxy."""
+"""The playground: a page that calls models with fal's own client, through the proxy."""
 
 from wsgi_fal_proxy.playground.app import PATH, Playground
 

@@ -1,4 +1,4 @@
-"""The playground's page as a WSGI application, beside another one."""
+"""The playground as a WSGI application that wraps another one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 PATH: Final = "/playground"
-"""Where the page is, and below it its files."""
+"""The path of the page. Its files are below."""
 
 _PAGE: Final = Path(__file__).with_name("page")
 _CONTENT_TYPES: Final = {
@@ -29,28 +29,30 @@ _CONTENT_TYPES: Final = {
     ".json": "application/json",
     ".svg": "image/svg+xml",
 }
-# Where fal keeps what is uploaded and what models make: see docs.fal.ai, "fal CDN".
+# The hosts of uploads and of the models' files: docs.fal.ai, "fal CDN".
 _FAL_FILES: Final = ("https://fal.media", "https://*.fal.media")
 _LOCAL_CLIENT: Final = "client/"
 
 
 class Playground:
-    """Answers `/playground/` with a page that calls fal through the proxy, and passes on the rest.
+    """Answers at `/playground/` with a page that calls fal through the proxy.
 
-    What the page consists of is read when this is made. It may load and call nothing but what it
-    needs (its Content-Security-Policy): the proxy, where fal keeps files, and fal's own client,
-    each file of which is checked against its hash.
+    All other requests pass through to the wrapped application. The page's Content-Security-Policy
+    allows only the proxy, the hosts of fal's files, and fal's own client. The browser checks each
+    file of the client against its hash.
+
+    The constructor reads the page's files.
 
     Args:
-        app: The WSGI application that answers everything else, the proxy's path among it.
-        proxy_url: Where the proxy answers, as the browser is to call it: a path, as in a URL.
-        fake_url: The fake fal's `url`, if that is what the proxy relays to; the page then says
-            that nothing is billed. None: fal, which bills.
-        client_directory: The directory in which npm has installed `@fal-ai/client`, to serve that
-            from here. None: the browser loads it from jsDelivr.
+        app: The WSGI application to wrap. It also answers at the proxy's path.
+        proxy_url: The path at which the browser calls the proxy, as in a URL.
+        fake_url: The `url` of a fake fal, if the proxy relays to one. The page then says that
+            nothing is billed. None, the default, means fal, which bills.
+        client_directory: A directory in which npm has installed `@fal-ai/client`. The playground
+            serves the client from there. None, the default: the browser loads it from jsDelivr.
 
     Raises:
-        SettingsError: There is no such client, or another version of it.
+        SettingsError: The directory has no client, or another version.
     """
 
     def __init__(
@@ -89,15 +91,15 @@ class Playground:
         if method not in {"GET", "HEAD"}:
             allow = {"Allow": "GET, HEAD"}
             return _text(
-                "Only GET and HEAD are answered here.", HTTPStatus.METHOD_NOT_ALLOWED, allow
+                "This page accepts only GET and HEAD.", HTTPStatus.METHOD_NOT_ALLOWED, allow
             )
         if path == PATH:
-            # Relative, so that it holds under any mount point (RFC 9110 section 10.2.2).
+            # Relative, so that it works under any mount point (RFC 9110 section 10.2.2).
             location = {"Location": f"{PATH[1:]}/"}
             return _text(f"The page is at {PATH}/.", HTTPStatus.PERMANENT_REDIRECT, location)
         content = self._served.get(path)
         if content is None:
-            return _text(f"There is nothing here; the page is at {PATH}/.", HTTPStatus.NOT_FOUND)
+            return _text(f"There is nothing here. The page is at {PATH}/.", HTTPStatus.NOT_FOUND)
         suffix = Path(path).suffix or ".html"
         return Response(content, headers=self._headers, content_type=_CONTENT_TYPES[suffix])
 
@@ -111,7 +113,7 @@ def _versions(client: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _installed(client: dict[str, Any], directory: Path) -> dict[str, bytes]:
-    """Give the client's files by the names under which they are served."""
+    """Return the client's files by the names under which they are served."""
     wanted = " ".join(f"{name}@{version}" for name, version in _versions(client))
     why = f"it must be a directory in which this was run: npm install {wanted}"
     files = {}
@@ -123,7 +125,7 @@ def _installed(client: dict[str, Any], directory: Path) -> dict[str, bytes]:
             except OSError as error:
                 missing = f"{why} (node_modules/{name}: {error.strerror})"
                 raise SettingsError("client_directory", str(directory), missing) from error
-            # The browser would refuse it, and say less.
+            # The browser would also refuse this file, but with a less helpful message.
             if _integrity(content) != file["integrity"]:
                 other = f"{why} (node_modules/{name} is another version's)"
                 raise SettingsError("client_directory", str(directory), other)
@@ -132,7 +134,7 @@ def _installed(client: dict[str, Any], directory: Path) -> dict[str, bytes]:
 
 
 def _integrity(content: bytes) -> str:
-    """Give what a page names content by (W3C, Subresource Integrity, section 3.1)."""
+    """Return the hash of content (W3C, Subresource Integrity, section 3.1)."""
     return f"sha384-{b64encode(hashlib.sha384(content).digest()).decode()}"
 
 
@@ -142,13 +144,13 @@ def _headers(scripts: Iterable[str], files: Iterable[str]) -> dict[str, str]:
         "default-src": "'none'",
         "script-src": " ".join(["'self'", *scripts]),
         "style-src": "'self'",
-        # A picture can come within the answer, and the one to be uploaded is the browser's own.
+        # data: for pictures within answers, blob: for the preview of an upload.
         "img-src": f"'self' data: blob: {files}",
         "connect-src": f"'self' {files}",
         "base-uri": "'none'",
         "form-action": "'none'",
         "frame-ancestors": "'none'",
-        # No text becomes HTML or code, but for the URLs of the client's files.
+        # No text can become HTML or code. The only exception is the URLs of the client's files.
         "trusted-types": "fal-client",
         "require-trusted-types-for": "'script'",
     }

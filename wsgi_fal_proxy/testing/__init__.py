@@ -1,6 +1,6 @@
-"""The fake fal: for playing without a key, for developing a front end, and for tests.
+"""The fake fal: to try the proxy without a key, to develop a front end, and to test.
 
-Not imported by anything that serves requests.
+Code that serves requests does not import it.
 """
 
 from wsgi_fal_proxy.testing.app import RecordedRequest

@@ -1,4 +1,4 @@
-"""The fake fal as a WSGI application; the `Host` header tells which of fal's it stands for."""
+"""The fake fal as a WSGI application. The `Host` header says which of fal's hosts it is."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _rule(host: str, method: str, path: str, endpoint: str) -> Rule:
     return Rule(path, host=host, methods=[method], endpoint=endpoint)
 
 
-# What fal serves on its hosts, behind the key ...
+# fal's hosts, which require the key ...
 _FAL_ROUTES: Final = (
     _rule("fal.run", "POST", "/<path:endpoint>", "run"),
     _rule("fal.run", "GET", "/<path:endpoint>", "run"),
@@ -57,7 +57,7 @@ _FAL_ROUTES: Final = (
         )
     ),
 )
-# ... and what clients reach without it, on whatever host this is served: the CDN's part.
+# ... and the CDN, which does not, at the host and port on which the fake fal runs.
 _OPEN_ROUTES: Final = (
     Rule("/upload/<file_id>", methods=["PUT"], endpoint="upload"),
     Rule("/upload/<file_id>/<int:number>", methods=["PUT"], endpoint="upload_part"),
@@ -83,11 +83,11 @@ class RecordedRequest:
     Attributes:
         method: Such as "POST".
         host: The `Host` header, such as "queue.fal.run".
-        request_target: Path and query as they came, byte for byte.
-        headers: Names in lower case, and values.
+        request_target: Path and query, byte for byte as received.
+        headers: The values by name. Names are in lower case.
         body: The content.
-        closed: Set when the answer has been sent, or the connection was closed under it.
-        finished: Whether the whole answer was sent; of use once `closed` is set.
+        closed: Set when the answer is over: it was sent, or the connection was closed before.
+        finished: Whether the whole answer was sent. Read it after `closed` is set.
     """
 
     method: str
@@ -99,10 +99,10 @@ class RecordedRequest:
     finished: bool = False
 
     def json(self) -> Any:
-        """Give what the content is JSON for.
+        """Parse the content as JSON.
 
         Raises:
-            ValueError: It is not JSON.
+            ValueError: The content is not JSON.
         """
         return json.loads(self.body)
 
@@ -115,7 +115,7 @@ class _StoredFile:
 
 
 class _Pace:
-    """What is waited for between two events of a stream."""
+    """The wait between two events of a stream: a time, or a call of `advance`."""
 
     def __init__(self, step_seconds: float | None) -> None:
         self._step_seconds = step_seconds and min(step_seconds, threading.TIMEOUT_MAX)
@@ -133,12 +133,12 @@ class _Pace:
 
     def stop(self) -> None:
         self._stopped.set()
-        # As many as there can be streams waiting.
+        # More than there can be waiting streams.
         self._steps.release(10_000)
 
 
 class _Noting:
-    """A response's iterable that notes on the record how it ended."""
+    """A response's iterable. It records how the response ended."""
 
     def __init__(self, iterable: Iterable[bytes], record: RecordedRequest) -> None:
         self._iterable = iterable
@@ -158,10 +158,10 @@ class FakeFalApp:
     """The WSGI application behind `FakeFal`, which documents what it does.
 
     Args:
-        key: The key that is accepted.
-        step_seconds: Seconds between two steps of a queued request and two events of a stream;
-            None for steps by `advance`, and by being looked at.
-        public_url: Gives the URL at which uploads and files are reached, with no "/" at its end.
+        key: The key to accept.
+        step_seconds: Seconds between two steps of a queued request, and between two events of a
+            stream. None: a stream moves by `advance`, a queued request when its status is read.
+        public_url: Returns the URL of uploads and files, without a "/" at its end.
     """
 
     def __init__(self, key: str, step_seconds: float | None, public_url: Callable[[], str]) -> None:
@@ -177,24 +177,24 @@ class FakeFalApp:
         self._open_routes = _routes(_OPEN_ROUTES, host_matching=False)
 
     def advance(self) -> None:
-        """Let one stream take one more step."""
+        """Let one stream send one more event."""
         self._pace.advance()
 
     def stop(self) -> None:
-        """Let all streams run to their end."""
+        """Let all streams run to their end without waiting."""
         self._pace.stop()
 
-    def begin_anew(self) -> None:
-        """Let the streams that there are run to their end, and forget all requests.
+    def reset(self) -> None:
+        """Let all present streams run to their end, and forget all requests.
 
-        So that what one test has left undone does not take another test's `advance`.
+        Otherwise a stream that one test has left could take another test's `advance`.
         """
         self._pace.stop()
         self._pace = _Pace(None if self._step_seconds == math.inf else self._step_seconds)
         self.requests.clear()
 
     def answer_next(self, response: Response) -> None:
-        """Answer the next request to a fal host that has the right key with this."""
+        """Use this response for the next request to a fal host with the right key."""
         self._scripted.append(response)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -370,18 +370,18 @@ class FakeFalApp:
 
 
 def _part(number: int) -> dict[str, Any]:
-    """Give what names an uploaded part, in the answer to it and when the upload is completed."""
+    """Return the name of an uploaded part: the part's answer has it, and so does the completion."""
     return {"partNumber": number, "etag": f"etag-{number}"}
 
 
 def _app(endpoint: str) -> str:
-    """Give the part of an endpoint by which its queued requests are looked up."""
+    """Return the part of an endpoint that the paths of its queued requests have."""
     parts = endpoint.split("/")
     return "/".join(parts[: 3 if parts[0] in _NAMESPACES else 2])
 
 
 def _input(request: Request) -> dict[str, Any]:
-    """Give a request's input: its JSON object, or its query where it has no content."""
+    """Return a request's input: its JSON object, or the query of a GET."""
     if request.method == "GET":
         return request.args.to_dict()
     try:
@@ -393,13 +393,13 @@ def _input(request: Request) -> dict[str, Any]:
 
 
 def _statuses(queued: QueuedRequest, *, with_logs: bool) -> Iterator[dict[str, Any]]:
-    """Give a request's statuses up to its end, each with the log lines that are new in it."""
-    told = 0
+    """Yield a request's statuses until its end, each with its new log lines."""
+    sent = 0
     while True:
         answer, logs = queued.look()
         if with_logs:
-            answer["logs"] = logs[told:]
-            told = len(logs)
+            answer["logs"] = logs[sent:]
+            sent = len(logs)
         yield answer
         if answer["status"] == "COMPLETED":
             return

@@ -1,4 +1,4 @@
-"""What the fake fal's models make of an input: pictures, text, or fal's 422."""
+"""The fake fal's models: from an input to pictures, text, or fal's 422."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Final
 from wsgi_fal_proxy.testing.picture import png
 
 StoreFile = Callable[[str, str, bytes], str]
-"""Keeps a file, given its name, content type and content; gives its URL."""
+"""Takes a file's name, content type and content. Stores the file and returns its URL."""
 
-# The names that fal's image models take for `image_size`, in pixels.
+# fal's names for `image_size`, in pixels.
 _SIZES: Final = {
     "square_hd": (1024, 1024),
     "square": (512, 512),
@@ -25,17 +25,17 @@ _DEFAULT_SIZE: Final = "square"
 _MAX_PIXELS_PER_SIDE: Final = 2_048
 _MAX_IMAGES: Final = 4
 _URL_SCHEMES: Final = ("https://", "http://", "data:")
-# Steps of the work in the queue, partial results of a stream, and both where a model is slow.
+# Steps of the work in the queue, partial results of a stream, and either of a slow model.
 _STEPS: Final = 2
 _PARTIALS: Final = 4
 _SLOW_STEPS: Final = 60
-# Pixels to a side of the blocks that partial pictures are made of: finer and finer.
+# Pixels per side of the blocks in partial pictures, which get finer.
 _BLOCKS: Final = (128, 64, 32, 16)
-_MAX_DIGITS: Final = 19  # as many as the largest number that is accepted has
+_MAX_DIGITS: Final = 19  # of the largest number that is accepted
 
 
 class InvalidInput(Exception):
-    """fal's answer 422: `detail` is what its model servers (FastAPI) put under that name."""
+    """fal's answer 422. `detail` has the form that its model servers (FastAPI) give it."""
 
     def __init__(self, field: str, message: str, kind: str, value: object) -> None:
         super().__init__(message)
@@ -46,22 +46,22 @@ class InvalidInput(Exception):
 
 
 def work_steps(endpoint: str) -> int:
-    """Give how many steps a queued request takes, once its model is loaded."""
+    """Return the number of steps of a queued request's work."""
     return _SLOW_STEPS if _is_slow(endpoint) else _STEPS
 
 
 def run(endpoint: str, fields: dict[str, Any], store: StoreFile) -> dict[str, Any]:
-    """Run a model to its result.
+    """Run a model and return its result.
 
     Args:
-        endpoint: Its id, such as `fal-ai/flux/dev`. One with "llm" in it writes, others paint; one
-            with "fails" in it refuses every input.
-        fields: The input. Every model needs a `prompt`; painters also take `seed`, `image_size`,
-            `num_images` and `image_url`, which those with "image-to-image" in their id need.
-        store: Keeps the pictures.
+        endpoint: The model's id, such as `fal-ai/flux/dev`. Ids with "llm" write text, ids with
+            "fails" refuse every input, and all others paint.
+        fields: The input. All models need a `prompt`. Painters also take `seed`, `image_size`,
+            `num_images` and `image_url`; ids with "image-to-image" need an `image_url`.
+        store: Stores the pictures.
 
     Raises:
-        InvalidInput: The input lacks something, or has it wrong.
+        InvalidInput: A field is missing or invalid.
     """
     prompt = _text(fields, "prompt")
     if "fails" in endpoint:
@@ -92,7 +92,7 @@ def run(endpoint: str, fields: dict[str, Any], store: StoreFile) -> dict[str, An
 
 
 def progress(endpoint: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give the events by which a model streams its result: partial ones, then the result."""
+    """Yield the events of a stream: partial results, then the result."""
     steps = _SLOW_STEPS if _is_slow(endpoint) else _PARTIALS
     for step in range(1, steps + 1):
         if "llm" in endpoint:
@@ -105,10 +105,10 @@ def progress(endpoint: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def json_object(data: object) -> dict[str, Any]:
-    """Give an input if it is a JSON object, which every one of fal's is.
+    """Return an input that is a JSON object, as all of fal's inputs are.
 
     Raises:
-        InvalidInput: It is not.
+        InvalidInput: The input is not a JSON object.
     """
     if not isinstance(data, dict):
         raise InvalidInput("", "Input should be an object", "model_type", data)
@@ -120,18 +120,18 @@ def _is_slow(endpoint: str) -> bool:
 
 
 def _blurred(result: dict[str, Any], step: int, steps: int) -> dict[str, Any]:
-    """Give what can be seen of a result's first picture by then: its blocks get finer."""
+    """Return the result's first picture as it looks at this step: in blocks, which get finer."""
     image, block = result["images"][0], _BLOCKS[(step - 1) * len(_BLOCKS) // steps]
     size = image["width"], image["height"]
     content = png(result["prompt"], result["seed"], *size, block=block)
-    # Within the event itself, as fal has it where a picture is not to be kept (its `sync_mode`).
+    # A data URL, as fal sends pictures that it does not store (its `sync_mode`).
     return {**image, "url": f"data:image/png;base64,{base64.b64encode(content).decode()}"}
 
 
 def _refused(prompt: str) -> InvalidInput:
     message = "The content could not be processed: it was flagged by a content checker."
     refused = InvalidInput("prompt", message, "content_policy_violation", prompt)
-    # fal tells of every field at once.
+    # fal lists the errors of all fields at once.
     message = "The image is not large enough."
     refused.detail += InvalidInput("image_url", message, "image_too_small", None).detail
     return refused
@@ -162,7 +162,7 @@ def _whole(fields: dict[str, Any], name: str, default: int, least: int, most: in
     value = fields.get(name)
     if value is None:
         return default
-    # As fal's own servers take it, and as a query can only write it.
+    # fal's servers also accept digits as text, and a query has nothing else.
     if isinstance(value, str) and value.isdecimal() and len(value) <= _MAX_DIGITS:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""A real picture for any prompt: the same one for the same prompt and seed, without a library."""
+"""A real picture for any prompt. The same prompt and seed give the same picture."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def png(prompt: str, seed: int, width: int, height: int, *, block: int = 1) -> b
         seed: Any whole number.
         width: Pixels.
         height: Pixels.
-        block: Pixels to a side of the blocks that it is painted in; 1, the default, for all there
-            is to see.
+        block: Pixels per side of the blocks in which it is painted. 1, the default, shows all
+            detail.
 
     Returns:
-        A PNG file (ISO/IEC 15948), eight bits each of red, green and blue.
+        A PNG file (ISO/IEC 15948) with eight bits each for red, green and blue.
     """
-    # Reproducible, not secret; bytes seed it the same way in every process.
+    # It must be reproducible, not unpredictable. Bytes seed it alike in every process.
     draw = random.Random(f"{seed}:{prompt}".encode(errors="surrogatepass"))  # noqa: S311
     ramps = _ramps(draw, width + height)
     discs = [
@@ -49,7 +49,7 @@ def png(prompt: str, seed: int, width: int, height: int, *, block: int = 1) -> b
                 right = min(width, centre_x + int(half**0.5))
                 row[3 * left : 3 * right] = colour * max(0, right - left)
         coarse = b"".join(row[3 * x : 3 * x + 3] * block for x in range(0, width, block))
-        # Each row begins with its filter: none.
+        # Each row begins with its filter type; 0 is none.
         rows += (b"\0" + coarse[: 3 * width]) * min(block, height - y)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"".join(

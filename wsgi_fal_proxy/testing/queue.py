@@ -1,4 +1,4 @@
-"""The fake fal's queue: requests that move forward, from a place in line to a result."""
+"""The fake fal's queue: requests move from a place in line to a result."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from time import monotonic
 from typing import Any, Final
 from uuid import uuid4
 
-# What every request goes through, one step at a time: each place in line, the loading of its
-# model, the steps of its work, and its end.
+# The places in line. A request takes one step for each of them, one to load its model, then the
+# steps of its work, and one to its end.
 _PLACES: Final = (2, 1, 0)
 
 
@@ -19,15 +19,17 @@ _PLACES: Final = (2, 1, 0)
 class QueuedRequest:
     """One submitted request.
 
-    It moves a step whenever its status is looked at, and by itself every `step_seconds`; so each
-    step is seen by whoever looks often enough, and a request that nobody looks at ends too.
+    The request moves one step when its status is read, and also every `step_seconds`. A client that
+    polls often sees every step, and a request that nobody polls ends, too.
 
     Attributes:
-        endpoint: What it was submitted to, such as `fal-ai/flux/dev`.
-        app: The part of it by which it is looked up, such as `fal-ai/flux`.
-        data: Its input.
-        step_seconds: Seconds for a step; `math.inf` for steps only by being looked at.
-        work_steps: Steps that its work takes, after it has waited and its model is loaded.
+        endpoint: The endpoint that it was submitted to, such as `fal-ai/flux/dev`.
+        app: The part of the endpoint that its own paths have, such as `fal-ai/flux`.
+        data: The input.
+        step_seconds: Seconds for a step. `math.inf`: only reading the status moves it.
+        work_steps: Steps of the work, after the wait in line and the loading of the model.
+        request_id: The request's id.
+        cancelled: Whether it was cancelled.
     """
 
     endpoint: str
@@ -43,12 +45,12 @@ class QueuedRequest:
 
     @property
     def url(self) -> str:
-        """Where fal answers for this request; its status and its cancel are below."""
+        """The URL of the result. The URLs of status and cancel are below it."""
         return f"https://queue.fal.run/{self.app}/requests/{self.request_id}"
 
     @property
     def is_done(self) -> bool:
-        """Whether there is a result, or never will be one."""
+        """Whether there is a result, or the request was cancelled."""
         return self.cancelled or self._step() == self._last
 
     @property
@@ -62,7 +64,7 @@ class QueuedRequest:
         return min(max(self._looks, int(elapsed / self.step_seconds)), self._last)
 
     def links(self) -> dict[str, str]:
-        """Give what every answer about a request begins with."""
+        """Return the fields that all answers about a request have."""
         return {
             "request_id": self.request_id,
             "response_url": self.url,
@@ -71,7 +73,7 @@ class QueuedRequest:
         }
 
     def look(self) -> tuple[dict[str, Any], list[dict[str, str]]]:
-        """Give the status without logs, and all log lines so far; then move a step."""
+        """Return the status and all log lines so far. Then move one step."""
         answer: dict[str, Any]
         with self._lock:
             step = self._last if self.cancelled else self._step()
@@ -94,7 +96,7 @@ class QueuedRequest:
         return [_log(message) for message in ["loading the model", *work][:written]]
 
     def cancel(self) -> bool:
-        """Cancel it, and tell whether there was still something to cancel."""
+        """Cancel the request. Returns whether it was still unfinished."""
         with self._lock:
             if self.is_done:
                 return False

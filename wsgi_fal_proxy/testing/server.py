@@ -1,4 +1,4 @@
-"""The fake fal on real sockets, and the pool manager that dials it in fal's stead."""
+"""The fake fal on real sockets, and a pool manager that dials it instead of fal."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 DEFAULT_KEY: Final = "fake-key-id:fake-key-secret"
 _LOOPBACK: Final = "127.0.0.1"
-# RFC 9110 section 15: below 200 are interim ones, after which the answer is still to come.
+# RFC 9110 section 15: statuses below 200 are interim, and the answer follows them.
 _STATUSES: Final = range(200, 600)
 _CERTIFIED: Final = ("fal.run", "*.fal.run", "fal.ai", "*.fal.ai", "*.alpha.fal.ai")
 
 
 class FakeFalPoolManager(urllib3.PoolManager):
-    """Dials the fake fal whatever the host: a value for the option `pool_manager`.
+    """A value for the option `pool_manager`: dials the fake fal for every host.
 
-    With a certificate authority it does so by TLS and verifies the certificate against the name
-    of the host that was asked for, as for fal itself; without one, in plain text.
+    With a certificate authority, it uses TLS and verifies the certificate against the requested
+    host, as for fal itself. Without one, it uses plain text.
 
     Args:
-        port: The fake fal's, on 127.0.0.1.
-        ca_file: The fake fal's `ca_file`, or None for plain text.
+        port: The fake fal's port on 127.0.0.1.
+        ca_file: The fake fal's `ca_file`. None, the default, means plain text.
     """
 
     def __init__(self, port: int, ca_file: str | os.PathLike[str] | None = None) -> None:
@@ -53,7 +53,7 @@ class FakeFalPoolManager(urllib3.PoolManager):
         scheme: str | None = "http",
         pool_kwargs: dict[str, Any] | None = None,
     ) -> HTTPConnectionPool:
-        """Give the pool of connections that stands for those to this host."""
+        """Return the pool of connections to the fake fal, which stands in for this host."""
         if not self._tls:
             return super().connection_from_host(_LOOPBACK, self._port, "http")
         name = {"server_hostname": host}
@@ -61,31 +61,33 @@ class FakeFalPoolManager(urllib3.PoolManager):
 
 
 class FakeFal:
-    """A stand-in for fal on loopback, good enough to develop and test a front end against.
+    """A stand-in for fal on loopback, to develop and test a front end against.
 
     It answers for `fal.run` (run, and server-sent events at `/stream`), `queue.fal.run` (submit,
-    status with logs, status stream, result, cancel) and `rest.fal.ai` (uploads, multipart uploads
-    and realtime tokens), and serves uploaded files and pictures itself. Without the right key it
-    answers 401, to a wrong input 422, in fal's form. Models whose id has "llm" in it answer with
-    text, all others with pictures: the same one for the same prompt and seed, streamed in blocks
-    that get finer. One with "slow" in its id takes 60 steps, one with "fails" refuses every input
-    with 422, one with "image-to-image" needs an `image_url`. Webhooks and realtime connections
-    are not there.
+    status with logs, status stream, result, cancel) and `rest.fal.ai` (uploads, multipart uploads,
+    realtime tokens). It also serves uploaded files and pictures. Errors have fal's form: 401
+    without the right key, 422 for an invalid input. There are no webhooks and no realtime
+    connections.
+
+    A model's id says what it does. With "llm" in it, the model answers with text. All others answer
+    with pictures: the same one for the same prompt and seed, streamed in blocks that get finer.
+    With "slow" in its id, a model takes 60 steps. With "fails", it answers 422 to every input. With
+    "image-to-image", it needs an `image_url`.
 
         with FakeFal() as fal:
             app = FalProxyMiddleware(app, key=fal.key, pool_manager=fal.pool_manager())
 
     Args:
-        key: The key it accepts.
-        step_seconds: Seconds from one step of a queued request, or one event of a stream, to the
-            next; default 0.5. Looking at a queued request's status moves it, too. None means that
-            time moves nothing: streams wait for `advance`.
-        tls: Whether to serve HTTPS too, with a certificate made on the spot, and to have
-            `pool_manager` use it. Needs the extra `wsgi-fal-proxy[testing]`.
-        port: Where to serve plain HTTP on 127.0.0.1; 0, the default, for any that is free.
+        key: The key to accept.
+        step_seconds: Seconds between two steps of a queued request, and between two events of a
+            stream. Default 0.5. Reading a queued request's status also moves it one step. None:
+            time moves nothing, and streams wait for `advance`.
+        tls: Whether to serve HTTPS, too, with a new certificate, and let `pool_manager` use it.
+            Needs the extra `wsgi-fal-proxy[testing]`. Default False.
+        port: The port for plain HTTP on 127.0.0.1. 0, the default, takes a free one.
 
     Raises:
-        ImportError: `tls` is asked for, and trustme is not installed.
+        ImportError: `tls` is set, and trustme is not installed.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class FakeFal:
         port: int = 0,
     ) -> None:
         self.key = key
-        # First, since it may fail, and nothing is open yet.
+        # This may fail, so it comes before anything is open.
         certified = _certified() if tls else None
         self._app = FakeFalApp(key, step_seconds, lambda: self.url)
         self._plain = _server(self._app, port)
@@ -112,9 +114,9 @@ class FakeFal:
 
     @property
     def url(self) -> str:
-        """Where it serves plain HTTP, such as "http://127.0.0.1:40001": uploads, files, `advance`.
+        """The URL of plain HTTP, such as "http://127.0.0.1:40001", for uploads and files.
 
-        A POST to `/_fake/advance` there does what `advance` does, for a test in the browser.
+        A POST to `/_fake/advance` below it does what `advance` does, for tests in the browser.
         """
         return f"http://{_LOOPBACK}:{self._plain.port}"
 
@@ -125,19 +127,19 @@ class FakeFal:
 
     @property
     def ca_file(self) -> str | None:
-        """The file of the certificate authority, None without `tls`."""
+        """The path of the certificate authority's file. None without `tls`."""
         return None if self._directory is None else str(_ca_file(self._directory.name))
 
     @property
     def requests(self) -> list[RecordedRequest]:
-        """Every request that has reached a fal host, in order; the files' host is not fal's."""
+        """All requests to fal's hosts, in order. Uploads and files are not among them."""
         return self._app.requests
 
     def pool_manager(self) -> FakeFalPoolManager:
-        """Make a value for the option `pool_manager`: the one seam by which a proxy comes here.
+        """Make a value for the option `pool_manager`, with which a proxy calls this fake fal.
 
         Raises:
-            RuntimeError: It has not been started, so that calls would wait in vain.
+            RuntimeError: The fake fal has not been started, so calls would never be answered.
         """
         if not self._threads:
             message = "This FakeFal has not been started: use it in a with block, or call start()"
@@ -145,27 +147,26 @@ class FakeFal:
         return FakeFalPoolManager(self.port, self.ca_file)
 
     def advance(self) -> None:
-        """Let one stream go on by one event, where `step_seconds` is None."""
+        """If `step_seconds` is None, let one stream send one more event."""
         self._app.advance()
 
     def answer_next(
         self, status: int, data: str | dict[str, Any] | list[Any] = "", **headers: str
     ) -> None:
-        """Answer the next request that has the right key with this, whatever it asks for.
+        """Set the answer to the next request with the right key, whatever it asks for.
 
         Args:
-            status: From 200 to 599, such as 500.
-            data: The content: a dict or a list is sent as JSON, text as it is. Its content type is
-                JSON's unless a header says otherwise.
-            headers: Names with "_" for "-", such as `retry_after="1"`.
+            status: From 200 to 599.
+            data: The content. A dict or a list is sent as JSON, a str as it is. The content type is
+                `application/json`, unless a header says otherwise.
+            headers: Header fields. Write "_" for "-", such as `retry_after="1"`.
 
         Raises:
-            TypeError: The status is not a number, or the data neither text nor JSON.
-            ValueError: The status is none that an answer can have, or a number in the data none
-                that JSON has.
+            TypeError: The status is not a number, or the data is not a str, dict or list.
+            ValueError: The status is out of range, or a number in the data is not JSON (NaN).
         """
         _check_status(status)
-        # Werkzeug would send a dict's keys.
+        # Werkzeug would iterate over a dict and send its keys.
         content = json.dumps(data, allow_nan=False) if isinstance(data, dict | list) else data
         if not isinstance(content, str):
             message = f"data must be text, a dict or a list, not {data!r}"
@@ -175,7 +176,7 @@ class FakeFal:
         self._app.answer_next(Response(content, status, named, content_type=content_type))
 
     def start(self) -> Self:
-        """Begin to serve, on threads of its own."""
+        """Start serving, on new threads. Returns itself."""
         for server in filter(None, (self._plain, self._secure)):
             thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
             thread.start()
@@ -183,10 +184,10 @@ class FakeFal:
         return self
 
     def stop(self) -> None:
-        """Stop serving; streams run to their end."""
+        """Stop serving. Streams that wait run to their end."""
         self._app.stop()
         for server in filter(None, (self._plain, self._secure)):
-            if self._threads:  # else it would wait for ever for the end of what never began
+            if self._threads:  # otherwise it would wait for ever for a loop that never ran
                 server.shutdown()
             server.server_close()
         for thread in self._threads:
@@ -217,11 +218,11 @@ def _check_status(status: object) -> None:
 
 class _QuietHandler(WSGIRequestHandler):
     def make_environ(self) -> WSGIEnvironment:
-        """Undo what http.server does to a path that begins with more than one slash."""
+        """Restore the request target: http.server merges slashes at the beginning of a path."""
         return super().make_environ() | {"REQUEST_URI": self.requestline.split()[1]}
 
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - werkzeug's name
-        """Say nothing: what came is in `FakeFal.requests`."""
+        """Log nothing. `FakeFal.requests` has the requests."""
 
 
 def _server(app: FakeFalApp, port: int, context: ssl.SSLContext | None = None) -> BaseWSGIServer:
@@ -234,8 +235,8 @@ def _server(app: FakeFalApp, port: int, context: ssl.SSLContext | None = None) -
         ssl_context=context,
     )
     if isinstance(server.socket, ssl.SSLSocket):
-        # On the connection's own thread then, not in the accept loop, where a client that says
-        # nothing would hold up all others.
+        # The handshake then runs on the connection's own thread. In the accept loop, a silent
+        # client would block all others.
         server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]
     return server
 
@@ -245,11 +246,11 @@ def _ca_file(directory: str) -> Path:
 
 
 def _certified() -> tuple[ssl.SSLContext, bytes]:
-    """Give what a server for fal's hosts runs under, and the authority to be trusted for it."""
+    """Return a TLS context with a certificate for fal's hosts, and the authority to trust."""
     try:
         import trustme  # noqa: PLC0415 - only the extra has it
     except ImportError as error:
-        message = "FakeFal(tls=True) needs trustme, as in the extra wsgi-fal-proxy[testing]"
+        message = "FakeFal(tls=True) needs trustme: pip install 'wsgi-fal-proxy[testing]'"
         raise ImportError(message) from error
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -6,7 +6,7 @@ from hashlib import sha256
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Final
 
-# RFC 4291 section 2.5.4: whoever has one address has all that begin with its first 64 bits.
+# RFC 4291 section 2.5.4: a client with one address has all addresses with the same first 64 bits.
 _IPV6_PREFIX: Final = 64
 
 
@@ -17,8 +17,8 @@ def caller_name(identity: str | None, address: str) -> str:
     identity never equals an address.
 
     Args:
-        identity: Of the option `authorize`. None for a caller who is counted by address.
-        address: The remote address (`REMOTE_ADDR`); anything but an IP address counts as one
+        identity: The identity that `authorize` returned. None: the address counts.
+        address: The remote address (`REMOTE_ADDR`). All values that are no IP address count as one
             caller, such as the empty address of a Unix socket.
     """
     known = f"identity {identity}" if identity is not None else f"address {_network(address)}"

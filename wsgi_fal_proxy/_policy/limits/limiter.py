@@ -58,7 +58,7 @@ class Limiter:
 
         Args:
             environ: The WSGI environ; only `REMOTE_ADDR` is read.
-            identity: Who calls. None for a caller who is counted by remote address.
+            identity: The identity that `authorize` returned. None: the remote address counts.
             operation: What the request asks of fal.
 
         Returns:

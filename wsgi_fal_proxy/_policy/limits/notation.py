@@ -12,7 +12,7 @@ ACCEPTED: Final = (
 )
 _UNITS: Final = frozenset({"second", "minute", "hour", "day"})
 _MAX_AMOUNT: Final = 10**12
-# Of a window: about thirty years. Redis can still expire a count after that.
+# The longest window: about thirty years. Redis can still expire a count after that.
 _MAX_SECONDS: Final = 10**9
 _GLOBAL: Final = re.compile(r"\s+global", re.IGNORECASE)
 
@@ -47,7 +47,7 @@ def limit(text: str) -> Limit:
         ValueError: The text is not a limit; see `ACCEPTED`.
         ImportError: The `limits` library, which parses the notation, is not installed.
     """
-    from limits import parse_many  # noqa: PLC0415 - only where there are limits
+    from limits import parse_many  # noqa: PLC0415 - only if there are limits
 
     rate = text.strip()
     shared = _GLOBAL.search(rate)

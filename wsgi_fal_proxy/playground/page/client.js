@@ -1,11 +1,11 @@
-// Loads fal's own client, of which npm has no version for browsers: it is CommonJS, file by file.
+// Loads fal's own client. npm has no version for browsers: the client is CommonJS, in many files.
 //
-// Each file is run as a module script, so that its names stay its own and its hash is checked
-// (Subresource Integrity). The files are run in the order in which they need each other, one at a
-// time, with the `module`, `exports` and `require` that CommonJS gives them as globals. No text is
-// made into code, so the page's Content-Security-Policy need not allow that.
+// Each file runs as a module script, so that its names stay private and the browser checks its hash
+// (Subresource Integrity). The files run one at a time, each after the files that it needs. CommonJS's
+// `module`, `exports` and `require` are globals while a file runs. No text is evaluated as code, so the
+// page's Content-Security-Policy need not allow that.
 
-// The page's policy allows scripts to be named here, and nowhere else (W3C, Trusted Types).
+// The page's policy allows script URLs only from here (W3C, Trusted Types).
 const trusted = globalThis.trustedTypes?.createPolicy("fal-client", { createScriptURL: (url) => url });
 
 /**
@@ -22,15 +22,15 @@ export async function loadClient({ base, versioned, packages }) {
       module,
     })),
   );
-  // All are fetched at once, and run one after another.
+  // The browser fetches all files at once. They run one after another.
   files.forEach(preload);
   const loaded = new Map();
   for (const file of files) {
     const exported = await run(file, loaded);
     loaded.set(file.id, exported);
-    loaded.set(file.name, exported); // a package's last file is the one that it is named for
+    loaded.set(file.name, exported); // by its package's name, too: the package's last file stays
   }
-  // Functions read their file's `exports` when they are called, too.
+  // Functions of the files also read `exports` later, when they are called.
   globalThis.exports = merged(loaded);
   return loaded.get(files.at(-1).name);
 }
@@ -50,14 +50,14 @@ async function run(file, loaded) {
     delete globalThis.module;
     delete globalThis.require;
   }
-  // The same module, checked before: a page runs what is at one URL once.
+  // This is the module that has run, and whose hash was checked: a page loads a URL once.
   return file.module ? import(file.url) : module.exports;
 }
 
 function find(name, file, loaded) {
   const id = name.startsWith(".") ? new URL(`${name}.js`, `file:///${file.id}`).pathname.slice(1) : name;
   if (!loaded.has(id)) {
-    throw new Error(`${file.id} needs ${name}, which settings.json does not name before it.`);
+    throw new Error(`${file.id} needs ${name}, but settings.json does not list it before that file.`);
   }
   return loaded.get(id);
 }
@@ -68,18 +68,18 @@ function runScript({ url, integrity }) {
   Object.assign(script, { type: "module", src, integrity, crossOrigin: "anonymous" });
   return new Promise((resolve, reject) => {
     script.onload = resolve;
-    script.onerror = () => reject(new Error(`${url} could not be loaded, or is not what it should be.`));
+    script.onerror = () => reject(new Error(`${url} could not be loaded, or its hash is wrong.`));
     document.head.append(script);
   });
 }
 
-/** Gives all that the files export, in one object: no two may mean different things by a name. */
+/** Returns one object with all exports. Two files must not export different values by one name. */
 function merged(loaded) {
   const all = {};
   for (const [id, exported] of loaded) {
     for (const [name, value] of Object.entries(exported)) {
       if (name in all && all[name] !== value) {
-        throw new Error(`${id} exports another ${name} than a file before it.`);
+        throw new Error(`${id} exports a different ${name} than an earlier file.`);
       }
       all[name] = value;
     }

@@ -1,27 +1,27 @@
-// What went wrong, and what to do about it, in the words of who has to.
+// What went wrong, and what to do about it.
 
 import { last } from "./requests.js";
 
-// By the reason in `x-fal-proxy-error`, whole or up to a "_": what to do.
+// What to do, by the first word of the reason in `x-fal-proxy-error`.
 const REFUSALS = {
   key: "Set FAL_KEY on the server, or start it with --fake.",
   target: "Correct the model's id.",
   body: "Send less, or raise max_body_bytes.",
-  upstream: "See that the server reaches the internet, then run again.",
-  connect: "See that the server reaches the internet, then run again.",
-  read: "Run again, or raise the proxy's read_timeout. fal may have done the work, and billed it.",
-  total: "Run again, or raise the proxy's total_timeout. fal may have done the work, and billed it.",
-  relay: "Wait for other calls to end, then run again.",
+  upstream: "Check that the server can reach the internet, then run again.",
+  connect: "Check that the server can reach the internet, then run again.",
+  read: "Run again, or raise the proxy's read_timeout. fal may have done the work and billed it.",
+  total: "Run again, or raise the proxy's total_timeout. fal may have done the work and billed it.",
+  relay: "Wait until other calls have ended, then run again.",
   host: "Open this page at localhost.",
 };
 
 // By fal's status.
 const ANSWERS = {
   400: ["fal did not accept the request", "Correct the input, then run again."],
-  401: ["fal did not accept the key", "See that FAL_KEY on the server is a key of yours that is in force."],
-  402: ["fal asks for payment", "See your balance in fal's dashboard."],
-  403: ["fal does not allow this", "See your balance, and what the key may do, in fal's dashboard."],
-  404: ["fal does not have this", "See that the model's id is right."],
+  401: ["fal did not accept the key", "Check that FAL_KEY on the server is a valid key of yours."],
+  402: ["fal asks for payment", "Check your balance in fal's dashboard."],
+  403: ["fal does not allow this", "Check your balance and the key's permissions in fal's dashboard."],
+  404: ["fal does not have this", "Check the model's id."],
   408: ["fal took too long", "Run again."],
   429: ["Too many requests at a time", "Wait a moment, then run again."],
 };
@@ -39,7 +39,7 @@ export function explain(error) {
       source: "this page",
       title: "The answer broke off, or there was none",
       detail: message,
-      advice: "See that the server is still running, and what it says. fal may have done the work, and billed it.",
+      advice: "Check that the server is still running, and read its log. fal may have done the work and billed it.",
     };
   }
   if (last.refusal?.status === status && last.refusal.reason === body?.reason) {
@@ -57,7 +57,7 @@ export function explain(error) {
       source,
       title: "fal cannot use this input",
       fields: error.fieldErrors.map(({ loc, msg }) => ({ field: String(loc.at(-1)), message: msg })),
-      advice: "Correct what is named, then run again.",
+      advice: "Correct these fields, then run again.",
       requestId,
     };
   }

@@ -1,6 +1,6 @@
-// The page: reads the form, calls fal by its own client through the proxy, and shows what comes.
+// The page: reads the form, calls fal with its own client through the proxy, and shows the answer.
 //
-// What comes from fal is set as text or as an attribute, never as HTML.
+// Everything from fal is set as text or as an attribute, never as HTML.
 
 import { loadClient } from "./client.js";
 import { explain } from "./errors.js";
@@ -12,7 +12,7 @@ const FIELDS = { prompt: "prompt", image_url: "picture" };
 const $ = (id) => document.getElementById(id);
 const form = $("form");
 
-let fal; // the client, once it is loaded
+let fal; // fal's client, when it is loaded
 let running; // the call under way, if any: { endpoint, cancelled, stop }
 let picture = {}; // the upload: { uploading, url }
 
@@ -20,23 +20,23 @@ let picture = {}; // the upload: { uploading, url }
 
 try {
   const settings = await (await fetch("settings.json")).json();
-  tellWhose(settings.fal);
+  showWhose(settings.fal);
   ({ fal } = await loadClient(settings.client));
-  // What goes wrong is shown at once here; the client asks the queue again all the same.
+  // Without retries, the page shows an error at once. The client still polls the queue.
   fal.config({ proxyUrl: settings.proxyUrl, fetch: loggedFetch, retry: { maxRetries: 0 } });
   say("Ready");
   disable("run", false);
 } catch (error) {
-  say("fal's client is not there");
+  say("fal's client did not load");
   showProblem({
     source: "this page",
     title: "fal's client could not be loaded",
     detail: error.message,
-    advice: "Without the internet, start with --playground-client and a directory that has it installed.",
+    advice: "Without the internet, start with --playground-client and a directory in which npm has installed the client.",
   });
 }
 
-function tellWhose(whose) {
+function showWhose(whose) {
   const fake = whose === "fake";
   $("fal").textContent = fake ? "Fake fal: nothing is billed" : "fal, with the server's key: fal bills each run";
   $("fal").dataset.fal = whose;
@@ -91,7 +91,7 @@ async function call() {
   disable("cancel", false);
   $("progress").removeAttribute("value");
   if (matchMedia("(width < 52rem)").matches) {
-    $("result").scrollIntoView(); // below the form there, and what one now waits for
+    $("result").scrollIntoView(); // on a narrow page, the result is below the form
   }
   const ended = startClock();
   try {
@@ -185,7 +185,7 @@ function showUpdate({ status, queue_position: position, logs = [] }) {
   list.scrollTop = list.scrollHeight;
 }
 
-// What the call came to
+// The answer
 
 function showAnswer(data) {
   $("json").textContent = JSON.stringify(data, shortened, 2) ?? "null";
@@ -209,7 +209,7 @@ function showPictures(pictures) {
     frame.lastElementChild.remove();
   }
   pictures.forEach(({ url, width, height }, index) => {
-    // An element that is there is kept: a new one would be empty for a moment.
+    // Reuse an element: a new one would be empty for a moment.
     const link = frame.children[index] ?? frame.appendChild(pictureLink());
     link.href = url;
     const image = link.firstElementChild;
@@ -349,14 +349,14 @@ function forgetPicture() {
 // Small things
 
 function say(text) {
-  // Said again by a screen reader only when it changes.
+  // Only on a change, so that a screen reader does not repeat the text.
   if ($("status").textContent !== text) {
     $("status").textContent = text;
   }
 }
 
 function disable(id, disabled) {
-  // Not the attribute `disabled`: that would take the focus away from whoever uses the keyboard.
+  // Not the attribute `disabled`, which would take the focus away from keyboard users.
   $(id).setAttribute("aria-disabled", String(disabled));
 }
 

@@ -1,12 +1,12 @@
-// The list of requests: a `fetch` for fal's client that notes what it is asked, and what came.
+// The list of requests: a `fetch` for fal's client that shows each request and its outcome.
 
 const MOST_ROWS = 200;
 const list = document.getElementById("requests");
 
-/** The last refusal by the proxy itself, and the last transfer that broke: see errors.js. */
+/** The proxy's last own answer, and the last transfer that broke off: for errors.js. */
 export const last = { refusal: undefined, broken: undefined };
 
-/** Does what `fetch` does, and shows it. */
+/** Calls `fetch`, and shows the request in the list. */
 export async function loggedFetch(url, init = {}) {
   const row = addRow(init.method ?? "GET", new Headers(init.headers).get("x-fal-target-url"), url);
   init.signal?.addEventListener("abort", () => row.end("cancelled", "stopped"), { once: true });
@@ -32,7 +32,7 @@ export async function loggedFetch(url, init = {}) {
   return new Response(watched(response.body, init, row, outcome), { status, statusText, headers });
 }
 
-/** Passes a stream on piece by piece, and notes its end. */
+/** Passes a stream on piece by piece, and shows its end. */
 function watched(body, init, row, outcome) {
   const reader = body.getReader();
   return new ReadableStream({
@@ -65,7 +65,7 @@ function addRow(method, target, url) {
   const begun = performance.now();
   const row = list.insertRow();
   const [what, status, time] = [row.insertCell(), row.insertCell(), row.insertCell()];
-  // Said, because a narrow page lays them out as no table.
+  // On a narrow page, CSS removes the table layout and with it these roles.
   row.role = "row";
   for (const cell of row.cells) {
     cell.role = "cell";
@@ -73,7 +73,7 @@ function addRow(method, target, url) {
   const name = document.createElement("span");
   name.className = "method";
   name.textContent = `${method} `;
-  // What does not go through the proxy: the files themselves.
+  // Requests without a target do not go through the proxy: files.
   what.append(name, target ? target.replace("https://", "") : `${new URL(url, document.baseURI).host}, directly`);
   const outcome = status.appendChild(document.createElement("span"));
   outcome.className = "outcome";
