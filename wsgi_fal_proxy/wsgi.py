@@ -9,7 +9,7 @@ import sys
 from typing import Final, NoReturn
 
 from wsgi_fal_proxy._core.standalone import Site
-from wsgi_fal_proxy._settings.text import options_from_environment
+from wsgi_fal_proxy._settings.environment import options_from_environment
 from wsgi_fal_proxy.errors import SettingsError
 
 # What gunicorn calls APP_LOAD_ERROR: it stops at this status, and at most others it would start
