@@ -21,8 +21,9 @@ from wsgi_fal_proxy._core.proxy import in_this_process
 from wsgi_fal_proxy._core.standalone import Site
 from wsgi_fal_proxy._fal.key import Key
 from wsgi_fal_proxy._policy.authorize import allow_anyone
+from wsgi_fal_proxy._settings.environment import has_key, options_from_environment
 from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
-from wsgi_fal_proxy._settings.text import has_key, options_from_environment
+from wsgi_fal_proxy._settings.reference import command_help
 from wsgi_fal_proxy._version import __version__
 from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed, SettingsError
 from wsgi_fal_proxy.playground import PATH, Playground
@@ -49,19 +50,8 @@ With --playground a page at /playground/ tries fal's own client through the prox
 streams, uploads, cancels, errors. Its client comes from a CDN, or from --playground-client.
 """
 _EPILOG: Final = """\
-environment:
-  FAL_KEY                    the fal key (or FAL_KEY_ID and FAL_KEY_SECRET)
-  FAL_KEY_FILE               a file that holds it, read again when it changes
-  FAL_PROXY_PREFIX           where the proxy answers (default: /api/fal/proxy)
-  FAL_PROXY_CONNECT_TIMEOUT  seconds to connect to fal, or none (default: 10)
-  FAL_PROXY_READ_TIMEOUT     seconds for fal's answer to begin, and then between two pieces of
-                             it, or none (default: 300)
-  FAL_PROXY_MAX_BODY_BYTES   the largest request body that is relayed (default: 33554432)
-  FAL_PROXY_ALLOWED_URLS     what may be called, or strict (default: all of fal.ai and fal.run)
-  FAL_PROXY_ALLOWED_ENDPOINTS  what may be run, such as fal-ai/flux/** (default: every endpoint)
-  FAL_PROXY_LIMITS           how much, such as 20/minute, 1000/day global (default: no limit)
-  FAL_PROXY_LIMITS_STORAGE   where that is counted, such as redis://localhost (default: memory://)
-  FAL_PROXY_CORS_ORIGINS     other origins whose pages may use the proxy (default: none)
+environment, with examples (none is no limit, commas separate the items of a list):
+{variables}
 
 This server is for development. To serve others: gunicorn wsgi_fal_proxy.wsgi
 """
@@ -120,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wsgi-fal-proxy",
         description=_DESCRIPTION,
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(variables=command_help()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("app", nargs="?", metavar="MODULE:APP", help="a WSGI application to wrap")

@@ -6,8 +6,9 @@ As a filter in front of an application, or as an application by itself:
     use = egg:wsgi-fal-proxy            use = egg:wsgi-fal-proxy
     prefix = /api/fal/proxy             read_timeout = 120
 
-The options are those of `FalProxy` (and `prefix` for the filter), as text: seconds and bytes as
-numbers, `none` for no limit, lists with commas. `key_file` names a file that holds the key.
+The options are those of `FalProxy` (and `prefix` for the filter) that text can express: seconds and
+bytes as numbers, `none` for no limit, `true` or `false`, lists with commas or one item to a line,
+costs as `fal-ai/veo3/**=20`. `key_file` names a file that holds the key.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
 from wsgi_fal_proxy._core.proxy import FalProxy
-from wsgi_fal_proxy._settings.text import options_from_ini
+from wsgi_fal_proxy._settings.ini import options_from_ini
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_fal_proxy._core.proxy import FalProxy
 from wsgi_fal_proxy._policy.authorize import Allow
+from wsgi_fal_proxy._settings.ini import options_from_ini
 from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX, path_prefix
-from wsgi_fal_proxy._settings.text import options_from_ini
 
 if TYPE_CHECKING:
     from pyramid.config import Configurator

@@ -9,7 +9,7 @@ import sys
 from typing import Final, NoReturn
 
 from wsgi_fal_proxy._core.standalone import Site
-from wsgi_fal_proxy._settings.text import options_from_environment
+from wsgi_fal_proxy._settings.environment import options_from_environment
 from wsgi_fal_proxy.errors import SettingsError
 
 # gunicorn's APP_LOAD_ERROR. gunicorn stops at this status. At most others, it would start new

@@ -16,7 +16,8 @@ from webtest.http import StopableWSGIServer
 from tests.support.serving import JS
 from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, SettingsError
-from wsgi_fal_proxy._settings.text import options_from_environment, options_from_ini
+from wsgi_fal_proxy._settings.environment import options_from_environment
+from wsgi_fal_proxy._settings.ini import options_from_ini
 from wsgi_fal_proxy.testing import FakeFal
 
 if TYPE_CHECKING:

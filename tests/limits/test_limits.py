@@ -628,10 +628,10 @@ EACH = "each must be such as '20/minute'"
             {"limits": ["1/day", "2/24 hours"]},
             "limits='2/24 hours' cannot be used: there can be one limit for each window of time",
         ),
-        ({"costs": {"a": 1}}, "costs={'a': 1} cannot be used: what calls count for needs limits"),
+        ({"costs": {"a/b": 1}}, "costs={'a/b': 1} cannot be used: costs count only towards limits"),
         (
             {"limits": ["9/day"], "costs": ["a"]},
-            "costs=['a'] cannot be used: it must be globs",
+            "costs=['a'] cannot be used: it must be costs by patterns",
         ),
         (
             {"limits": ["9/day"], "costs": {"": 2}},
@@ -650,7 +650,7 @@ EACH = "each must be such as '20/minute'"
         ({"limits": ["9/day"], "costs": {"a/b": 1.5}}, "costs=1.5 cannot be used: each must be a"),
         (
             {"limits": ["99/day", "9/hour"], "costs": {"a/b": 10}},
-            "costs=10 cannot be used: none may be over a limit, or no such call is ever made: 9/h",
+            "costs=10 cannot be used: it exceeds a limit, so no such call could pass: 9/h",
         ),
         (
             {"limits_storage": "memcached://s3cret"},

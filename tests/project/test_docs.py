@@ -30,8 +30,8 @@ from werkzeug.test import Client
 from tests.project.test_examples import CALL, call
 from tests.support.serving import ROOT, dialling, free_port, running, serve_gunicorn, wait_for_port
 from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile
-from wsgi_fal_proxy._process.environment import KEY_VARIABLES, OPTION_PREFIX
-from wsgi_fal_proxy._settings.text import _IN_THE_ENVIRONMENT, options_from_environment
+from wsgi_fal_proxy._process.environment import KEY_VARIABLES
+from wsgi_fal_proxy._settings.environment import options_from_environment, variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -107,8 +107,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_variables_exist() -> None:
     named = set(re.findall(r"\bFAL_(?:KEY|PROXY_)\w*", "".join(PAGES.values())))
-    options = {OPTION_PREFIX + name.upper() for name in _IN_THE_ENVIRONMENT}
-    assert named <= {*KEY_VARIABLES, *options}
+    assert named <= {*KEY_VARIABLES, *variables()}
 
 
 def test_the_limits_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:

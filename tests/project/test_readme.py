@@ -14,8 +14,8 @@ from wsgi_fal_proxy import FalProxyMiddleware
 from wsgi_fal_proxy.__main__ import _parser, _welcome, _whose
 from wsgi_fal_proxy._fal.patterns import endpoint_globs, url_globs
 from wsgi_fal_proxy._process import environment
+from wsgi_fal_proxy._settings.environment import variables
 from wsgi_fal_proxy._settings.options import Settings
-from wsgi_fal_proxy._settings.text import _IN_THE_ENVIRONMENT
 from wsgi_fal_proxy.errors import FalProxyError, Truncated
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def test_every_status_is_in_the_table() -> None:
 
 def test_every_variable_is_in_the_table() -> None:
     written = {name for row in rows("### Stand-alone") for name in re.findall(r"FAL_\w+", row[0])}
-    options = {f"{environment.OPTION_PREFIX}{name.upper()}" for name in _IN_THE_ENVIRONMENT}
-    assert written == {*environment.KEY_VARIABLES, *options}
+    assert written == {*environment.KEY_VARIABLES, *variables()}
 
 
 def test_what_the_table_says_of_servers_is_what_the_tests_observe() -> None:

@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsgi_fal_proxy import STRICT_URLS, FalProxy, FalProxyMiddleware, KeyFile, SettingsError
-from wsgi_fal_proxy._settings.options import Settings
-from wsgi_fal_proxy._settings.text import (
-    _IN_THE_ENVIRONMENT,
-    _PARSERS,
-    has_key,
-    options_from_environment,
-    options_from_ini,
-)
+from wsgi_fal_proxy._settings.environment import has_key, options_from_environment, variables
+from wsgi_fal_proxy._settings.ini import names, options_from_ini
+from wsgi_fal_proxy._settings.options import declared, read
 
 _SECONDS: Final = "it must be a number of seconds above 0, or none for no limit"
 _UP_TO: Final = "it must be a number of seconds above 0, up to 1000000, or none for no limit"
 _BYTES: Final = "it must be a whole number of bytes, 0 or more"
+_COUNT: Final = "it must be a whole number, 1 or more, or none for no limit"
+_SWITCH: Final = "it must be true or false (yes or no, on or off, 1 or 0)"
+_COSTS: Final = (
+    "it must be patterns with whole numbers, such as fal-ai/veo3/**=20, fal-ai/flux/**=2"
+)
 _PATH: Final = (
     "it must be a path that begins with '/' and does not end with one, such as '/api/fal/proxy'"
 )
@@ -33,13 +33,13 @@ _ENDPOINT: Final = (
     " fal-ai/flux/dev or fal-ai/flux/**"
 )
 _LIST: Final = "it must be patterns with commas between them"
-_KEY: Final = "it must be the key as text, a callable that returns it, or None for the environment"
+_KEY: Final = "it must be the key; leave it out to take the key from the environment"
 _LIMITS: Final = (
     "such as '20/minute', '200/day' or, for all callers together, '1000/day global'; per second,"
     " minute, hour or day, or several of these ('500/7 days')"
 )
 _ZERO: Final = "no number in a limit may be 0"
-_NEVER: Final = "this header is never forwarded, or is the proxy's own to set"
+_NEVER: Final = "this header is never forwarded: it tells about the caller, or the proxy sets it"
 
 
 # The environment
@@ -95,6 +95,20 @@ def test_an_environment_that_says_nothing_sets_nothing() -> None:
         pytest.param(
             "FAL_PROXY_LIMITS_STORAGE", "redis://r/1", "limits_storage", "redis://r/1", id="storage"
         ),
+        pytest.param("FAL_PROXY_LIMITS_FAIL_OPEN", "Yes", "limits_fail_open", True, id="fail-open"),
+        pytest.param("FAL_PROXY_LIMITS_FAIL_OPEN", "0", "limits_fail_open", False, id="not-open"),
+        pytest.param("FAL_PROXY_REPORT_ONLY", "false", "report_only", False, id="no-report"),
+        pytest.param("FAL_PROXY_TOTAL_TIMEOUT", "600", "total_timeout", 600.0, id="total"),
+        pytest.param("FAL_PROXY_TOTAL_TIMEOUT", "none", "total_timeout", None, id="no-total"),
+        pytest.param("FAL_PROXY_MAX_CONCURRENT", "48", "max_concurrent", 48, id="concurrent"),
+        pytest.param("FAL_PROXY_MAX_CONCURRENT", "None", "max_concurrent", None, id="no-bound"),
+        pytest.param(
+            "FAL_PROXY_FORWARD_HEADERS",
+            "x-request-id, traceparent",
+            "forward_headers",
+            ["x-request-id", "traceparent"],
+            id="headers",
+        ),
     ],
 )
 def test_a_variable_sets_its_option(
@@ -106,6 +120,129 @@ def test_a_variable_sets_its_option(
 
     assert options == {option: value}
     assert isinstance(FalProxyMiddleware(FalProxy(), **options), FalProxyMiddleware)
+
+
+def test_costs_are_set_beside_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAL_PROXY_LIMITS", "20/day")
+    monkeypatch.setenv("FAL_PROXY_COSTS", " fal-ai/veo3/** = 20,\nfal-ai/flux/**=2, ")
+
+    options = options_from_environment()
+
+    assert options == {"limits": ["20/day"], "costs": {"fal-ai/veo3/**": 20, "fal-ai/flux/**": 2}}
+    assert isinstance(FalProxy(**options), FalProxy)
+
+
+def test_a_report_is_set_beside_an_allowlist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAL_PROXY_ALLOWED_ENDPOINTS", "a/b")
+    monkeypatch.setenv("FAL_PROXY_REPORT_ONLY", "on")
+
+    assert options_from_environment() == {"allowed_endpoints": ["a/b"], "report_only": True}
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"FAL_PROXY_REPORT_ONLY": "true"},
+            "FAL_PROXY_REPORT_ONLY='true' cannot be used: there is nothing to report without"
+            " allowed_urls or allowed_endpoints",
+        ),
+        (
+            {"FAL_PROXY_COSTS": "a/b=2"},
+            "FAL_PROXY_COSTS='a/b=2' cannot be used: costs count only towards limits: set limits,"
+            " too",
+        ),
+        (
+            {"FAL_PROXY_COSTS": "a/b=9", "FAL_PROXY_LIMITS": "5/hour"},
+            "FAL_PROXY_COSTS='a/b=9' cannot be used: it exceeds a limit, so no such call could"
+            " pass: 5/hour",
+        ),
+    ],
+)
+def test_variables_that_do_not_go_together_are_refused(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for variable, text in variables.items():
+        monkeypatch.setenv(variable, text)
+
+    with pytest.raises(SettingsError) as caught:
+        options_from_environment()
+
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("name", [name for name, one in declared().items() if one.is_text])
+def test_the_example_of_an_option_can_be_read(name: str) -> None:
+    option = declared()[name]
+    assert option.example
+    assert read(name, name, option.example) != option.default
+
+
+def test_an_option_without_a_variable_needs_python_or_has_variables_of_its_own() -> None:
+    without = {name for name, option in declared().items() if not option.has_variable}
+    assert without == {"key", "authorize", "observer", "pool_manager"}
+    assert {*names()} == {*declared()} - without | {"key", "key_file"}
+
+
+# What platforms set for a service named fal-proxy: ../shared/cases/service_links.sh has the first.
+_SERVICE_LINKS: Final = {
+    "FAL_PROXY_SERVICE_HOST": "10.96.0.12",
+    "FAL_PROXY_SERVICE_PORT": "8000",
+    "FAL_PROXY_SERVICE_PORT_HTTP": "8000",
+    "FAL_PROXY_SERVICE_PORT_HTTP_METRICS": "9100",
+    "FAL_PROXY_PORT": "tcp://10.96.0.12:8000",
+    "FAL_PROXY_PORT_8000_TCP": "tcp://10.96.0.12:8000",
+    "FAL_PROXY_PORT_8000_TCP_PROTO": "tcp",
+    "FAL_PROXY_PORT_8000_TCP_PORT": "8000",
+    "FAL_PROXY_PORT_8000_TCP_ADDR": "10.96.0.12",
+    "FAL_PROXY_PORT_53_UDP": "udp://10.96.0.12:53",
+    "FAL_PROXY_PORT_53_UDP_ADDR": "10.96.0.12",
+    "FAL_PROXY_PORT_5060_SCTP_PROTO": "sctp",
+    "FAL_PROXY_PORT_8000_TCP_START": "tcp://172.17.0.2:8000",
+    "FAL_PROXY_PORT_8000_TCP_PORT_START": "8000",
+    "FAL_PROXY_PORT_8000_TCP_PORT_END": "8009",
+    "FAL_PROXY_PORT_8000_TCP_END": "tcp://172.17.0.2:8009",
+    "FAL_PROXY_NAME": "/web/fal-proxy",
+    "FAL_PROXY_ENV_FAL_KEY": "s3cret",
+    "FAL_PROXY_ENV_lines": "a\nb",
+    # A service named fal-proxy-redis.
+    "FAL_PROXY_REDIS_SERVICE_HOST": "10.96.0.13",
+    "FAL_PROXY_REDIS_SERVICE_PORT_REDIS": "6379",
+    "FAL_PROXY_REDIS_PORT": "tcp://10.96.0.13:6379",
+    "FAL_PROXY_REDIS_PORT_6379_TCP_ADDR": "10.96.0.13",
+}
+
+
+@pytest.mark.parametrize("variable", _SERVICE_LINKS)
+def test_what_a_platform_sets_for_a_service_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, _SERVICE_LINKS[variable])
+
+    assert options_from_environment() == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("FAL_PROXY_SERVICE", "fal-proxy"),
+        ("FAL_PROXY_SERVICE_HOSTS", "10.96.0.12"),
+        ("FAL_PROXY_LISTEN_PORT", "8000"),
+        ("FAL_PROXY_PORT_8000", "8000"),
+        ("FAL_PROXY_PORT_8000_TCP_HOST", "10.96.0.12"),
+        ("FAL_PROXY_PORTS", "8000"),
+        ("FAL_PROXY_NAMES", "x"),
+        ("FAL_PROXY_ENV", "x"),
+        ("FAL_PROXY_READ_TIMEOUTS", "tcp://10.96.0.12:8000"),
+    ],
+)
+def test_a_variable_that_only_looks_like_a_platforms_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+
+    with pytest.raises(SettingsError, match="there is no such option"):
+        options_from_environment()
 
 
 def test_variables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,6 +306,24 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "٣٢", _BYTES, id="other-digits"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "none", _BYTES, id="no-limit-on-bytes"),
         pytest.param("FAL_PROXY_MAX_BODY_BYTES", "9" * 5_000, _BYTES, id="thousands-of-digits"),
+        pytest.param("FAL_PROXY_TOTAL_TIMEOUT", "1h", _SECONDS, id="hours"),
+        pytest.param("FAL_PROXY_MAX_CONCURRENT", "0", _COUNT, id="no-requests"),
+        pytest.param("FAL_PROXY_MAX_CONCURRENT", "-1", _COUNT, id="negative-count"),
+        pytest.param("FAL_PROXY_MAX_CONCURRENT", "1.5", _COUNT, id="part-of-a-request"),
+        pytest.param("FAL_PROXY_REPORT_ONLY", "maybe", _SWITCH, id="maybe"),
+        pytest.param("FAL_PROXY_LIMITS_FAIL_OPEN", "none", _SWITCH, id="no-switch"),
+        pytest.param("FAL_PROXY_FORWARD_HEADERS", "x-one,cookie", _NEVER, id="cookie"),
+        pytest.param("FAL_PROXY_COSTS", "fal-ai/veo3/**", _COSTS, id="no-cost"),
+        pytest.param("FAL_PROXY_COSTS", "fal-ai/veo3/**=", _COSTS, id="empty-cost"),
+        pytest.param("FAL_PROXY_COSTS", "=20", _COSTS, id="cost-of-nothing"),
+        pytest.param("FAL_PROXY_COSTS", "a/b=2.5", _COSTS, id="part-of-a-call"),
+        pytest.param(
+            "FAL_PROXY_COSTS", "a/b=0", "each must be a whole number, 1 or more", id="free"
+        ),
+        pytest.param("FAL_PROXY_COSTS", "flux=2", _ENDPOINT, id="cost-of-an-app"),
+        pytest.param(
+            "FAL_PROXY_COSTS", "a/b=2,a/b=3", "it must hold each pattern once: a/b", id="cost-twice"
+        ),
         pytest.param("FAL_PROXY_LIMITS", "20/minute,often", f"each must be {_LIMITS}", id="often"),
         pytest.param("FAL_PROXY_LIMITS", "0/minute", _ZERO, id="none-at-all"),
         pytest.param(
@@ -223,7 +378,7 @@ def test_a_variable_like_no_other_is_refused_with_all_there_are(
     with pytest.raises(SettingsError) as caught:
         options_from_environment()
 
-    there_is = ", ".join(sorted(f"FAL_PROXY_{name.upper()}" for name in _IN_THE_ENVIRONMENT))
+    there_is = ", ".join(sorted(variables()))
     assert str(caught.value) == (
         "FAL_PROXY_SOMETHING_ELSE_ALTOGETHER='x' cannot be used: there is no such option;"
         f" there is {there_is}"
@@ -243,7 +398,7 @@ def test_a_secret_in_a_variable_that_is_not_ours_is_not_shown(
     assert "s3cret" not in f"{caught.value!r} {vars(caught.value)}"
 
 
-@pytest.mark.parametrize("option", sorted({*Settings.names()} - {*_IN_THE_ENVIRONMENT, "key"}))
+@pytest.mark.parametrize("option", ["authorize", "observer", "pool_manager"])
 def test_an_option_that_is_not_for_the_environment_is_said_to_be_one(
     monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
@@ -255,9 +410,8 @@ def test_an_option_that_is_not_for_the_environment_is_said_to_be_one(
 
     shown = "<redacted>" if option == "authorize" else "'5'"
     assert str(caught.value) == (
-        f"{variable}={shown} cannot be used: {option} is an option that cannot be set in the"
-        " environment; write a module of your own with FalProxyMiddleware (see the README,"
-        " 'Stand-alone')"
+        f"{variable}={shown} cannot be used: no variable can set {option}, only Python code; write"
+        " a module of your own with FalProxyMiddleware (see the README, 'Stand-alone')"
     )
 
 
@@ -287,14 +441,13 @@ def test_a_long_text_that_was_set_where_it_does_not_belong_is_not_shown(
         options_from_ini({"observer": text})
 
 
-@pytest.mark.parametrize("option", ["total_timeout", "max_concurrent", "report_only", "costs"])
+@pytest.mark.parametrize("option", ["observer", "pool_manager"])
 def test_an_option_that_is_not_for_ini_files_is_said_to_be_one(option: str) -> None:
     with pytest.raises(SettingsError) as caught:
         options_from_ini({option: "5"})
 
     assert str(caught.value) == (
-        f"{option}='5' cannot be used: {option} is an option that cannot be set as text; set it in"
-        " Python"
+        f"{option}='5' cannot be used: text cannot express {option}; set it in Python"
     )
 
 
@@ -342,6 +495,12 @@ def test_no_word_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("allowed_urls", "\nstrict\n", list(STRICT_URLS), id="strict"),
         pytest.param("allowed_endpoints", "\na/b,\nc/*\n", ["a/b", "c/*"], id="endpoints"),
         pytest.param("key", " id:secret ", "id:secret", id="key"),
+        pytest.param("total_timeout", "600", 600.0, id="total"),
+        pytest.param("max_concurrent", "48", 48, id="concurrent"),
+        pytest.param("report_only", "True", True, id="report"),
+        pytest.param("limits_fail_open", "off", False, id="not-open"),
+        pytest.param("costs", "\na/b=20\nc/*=2\n", {"a/b": 20, "c/*": 2}, id="costs"),
+        pytest.param("costs", "", {}, id="no-costs"),
     ],
 )
 def test_an_ini_option_is_read(option: str, text: str, value: object) -> None:
@@ -421,15 +580,14 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
         pytest.param(
             "pool_manager",
             "x",
-            "pool_manager='x' cannot be used: pool_manager is an option that cannot be set as"
-            " text; set it in Python",
+            "pool_manager='x' cannot be used: text cannot express pool_manager; set it in Python",
             id="not-as-text",
         ),
         pytest.param(
             "something_else",
             "x",
             "something_else='x' cannot be used: there is no such option; there is "
-            + ", ".join(sorted(_PARSERS)),
+            + ", ".join(sorted(names())),
             id="like-none",
         ),
     ],
@@ -441,26 +599,10 @@ def test_an_ini_option_that_cannot_be_used_is_refused(option: str, text: str, me
     assert str(caught.value) == message
 
 
-_OPTIONS: Final = (
-    "prefix",
-    "allowed_urls",
-    "allowed_endpoints",
-    "connect_timeout",
-    "read_timeout",
-    "max_body_bytes",
-    "forward_headers",
-    "cors_origins",
-    "limits",
-    "limits_storage",
-    "key",
-    "key_file",
-)
-
-
 # A middleware reads the system's certificates, which may take as long as the machine likes.
 @settings(deadline=None)
 @given(
-    st.sampled_from(_OPTIONS),
+    st.sampled_from(names()),
     st.text(st.characters()) | st.from_regex(r"[-+0-9_.e]{1,6}|/.*|inf|nan"),
 )
 def test_any_text_is_usable_or_refused_by_name(option: str, text: str) -> None:
@@ -471,6 +613,8 @@ def test_any_text_is_usable_or_refused_by_name(option: str, text: str) -> None:
     except SettingsError as error:
         refusal = error
 
+    if option in {"report_only", "costs"}:
+        given_options |= {"allowed_endpoints": ["a/b"], "limits": [f"{10**12}/day"]}
     if refusal is None:
         assert isinstance(FalProxyMiddleware(FalProxy(), **given_options), FalProxyMiddleware)
     else:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError, asdict, fields
 from typing import Any
 
 import pytest
@@ -35,8 +35,13 @@ def test_every_option_is_typed_for_callers() -> None:
     (typed,) = (
         node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "Options"
     )
-    names = [ast.unparse(node.target) for node in typed.body if isinstance(node, ast.AnnAssign)]
-    assert names == list(Settings.__dataclass_fields__)
+    types = {
+        ast.unparse(node.target): ast.unparse(node.annotation)
+        for node in typed.body
+        if isinstance(node, ast.AnnAssign)
+    }
+    assert types == {one.name: one.type for one in fields(Settings)}
+    assert list(types) == Settings.names()
 
 
 POOL_MANAGER = urllib3.PoolManager()
@@ -80,8 +85,8 @@ SECONDS = "a number of seconds above 0, up to 1000000, or None for no limit"
 @pytest.mark.parametrize(
     ("name", "accepted"),
     [
-        ("observer", "a callable, or None"),
-        ("authorize", "a callable that is given a FalRequest, or None to serve every caller"),
+        ("observer", "a callable that takes a CallRecord, or None"),
+        ("authorize", "a callable that takes a FalRequest, or None to serve every caller"),
     ],
 )
 @pytest.mark.parametrize("value", [0, "print", True])
@@ -94,7 +99,7 @@ def test_what_cannot_be_called_is_refused(name: str, accepted: str, value: objec
 BYTES = "a whole number of bytes, 0 or more"
 NAMES = "a list of header names"
 NAME = "each must be a header name, such as x-request-id"
-NEVER = "this header is never forwarded, or is the proxy's own to set"
+NEVER = "this header is never forwarded: it tells about the caller, or the proxy sets it"
 
 
 @pytest.mark.parametrize(
@@ -227,9 +232,10 @@ def test_refusal_of_a_header_shows_that_header_alone() -> None:
 def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({"key": value})
+    empty = " (this text is empty)" if isinstance(value, str) else ""
     assert str(caught.value) == (
-        "key=<redacted> cannot be used: it must be the key as text, a callable that returns it, or"
-        " None for the environment"
+        f"key=<redacted> cannot be used: it must be the key as text{empty}, a callable that returns"
+        " the key, or None to look in the environment"
     )
 
 

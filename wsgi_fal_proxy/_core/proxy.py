@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from wsgi_fal_proxy._core.exchange import Outcome
-    from wsgi_fal_proxy._core.record import Observer, Recorder
+    from wsgi_fal_proxy._core.record import Recorder
+    from wsgi_fal_proxy._fal.record import Observer
     from wsgi_fal_proxy._http.cors import Cors
     from wsgi_fal_proxy._policy.allowlist import Allowlist
     from wsgi_fal_proxy._policy.limits.limiter import Limiter

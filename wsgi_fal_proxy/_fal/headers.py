@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_fal_proxy._http.fields import HOP_BY_HOP, TOKEN, nominated
 from wsgi_fal_proxy._version import __version__
-from wsgi_fal_proxy.errors import HeaderInvalid
+from wsgi_fal_proxy.errors import HeaderInvalid, SettingsError
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
@@ -173,3 +173,21 @@ def response_headers(fields: Fields) -> HeaderList:
 @lru_cache(maxsize=64)
 def _not_returned(connection_options: frozenset[str]) -> frozenset[str]:
     return _NOT_RETURNED | connection_options
+
+
+def check_forwarded(name: str, headers: object) -> None:
+    """Check the value of the option `forward_headers`.
+
+    Raises:
+        SettingsError: It is not a list of names of headers that may be forwarded.
+    """
+    if not isinstance(headers, list | tuple | set | frozenset):
+        raise SettingsError(name, headers, "it must be a list of header names")
+    for header in headers:
+        if not isinstance(header, str) or not TOKEN.fullmatch(header):
+            raise SettingsError(name, header, "each must be a header name, such as x-request-id")
+        # A WSGI environ does not tell "-" from "_".
+        lower = header.lower().replace("_", "-")
+        if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
+            why = "this header is never forwarded: it tells about the caller, or the proxy sets it"
+            raise SettingsError(name, header, why)

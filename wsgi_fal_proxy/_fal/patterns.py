@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from wsgi_fal_proxy.errors import SettingsError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 # The characters of fal's paths. None has a second meaning to any server: "%" is left out because a
 # server may decode it, ";" because a server may cut it off (RFC 3986 section 3.3).
@@ -206,3 +208,37 @@ def _query_regex(query: str) -> str:
     if query.endswith("**"):
         return _within(query.removesuffix("**"), "[^&]") + ".*"
     return _within(query, "[^&]")
+
+
+def check_url_patterns(name: str, patterns: object) -> None:
+    """Check the value of an option that holds patterns of URLs.
+
+    Raises:
+        SettingsError: It is neither None nor a list of usable patterns.
+    """
+    _check_patterns(name, patterns, url_globs)
+
+
+def check_endpoint_patterns(name: str, patterns: object) -> None:
+    """Check the value of an option that holds patterns of endpoints.
+
+    Raises:
+        SettingsError: It is neither None nor a list of usable patterns.
+    """
+    _check_patterns(name, patterns, endpoint_globs)
+
+
+def _check_patterns(
+    name: str, patterns: object, compiled: Callable[[Iterable[str]], Globs]
+) -> None:
+    if patterns is None:
+        return
+    if not isinstance(patterns, list | tuple | set | frozenset):
+        raise SettingsError(name, patterns, "it must be a list of patterns, or None to allow all")
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise SettingsError(name, pattern, "each pattern must be text")
+        try:
+            compiled([pattern])
+        except PatternInvalid as error:
+            raise SettingsError(name, pattern, error.why) from error

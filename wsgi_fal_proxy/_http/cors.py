@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_fal_proxy._http.fields import TOKEN
+from wsgi_fal_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -172,3 +173,16 @@ def _exposed(headers: HeaderList) -> str:
     return ", ".join(
         name for name in names if name not in _NOT_EXPOSED and not name.startswith(_CORS_PREFIX)
     )
+
+
+def check_origins(name: str, origins: object) -> None:
+    """Check the value of the option `cors_origins`.
+
+    Raises:
+        SettingsError: It is not a list of origins.
+    """
+    if not isinstance(origins, list | tuple | set | frozenset):
+        raise SettingsError(name, origins, "it must be a list of origins")
+    for origin in origins:
+        if why := wrong_origin(origin):
+            raise SettingsError(name, origin, why)

@@ -1,32 +1,33 @@
-"""The options: checked once, at construction, then frozen.
+"""The options, each declared once: its default, its check, its form as text and its help.
 
-What checks an option that is not usual, and reads it, is loaded where it is set: a start takes so
-much less.
+The docstring of `FalProxy`, the command's `--help`, the variables, the ini names and the README's
+tables derive from these declarations: see `reference`, `environment` and `ini`.
+
+A check loads the module of its subject only for a value that is not the default: `import
+wsgi_fal_proxy` stays fast.
 """
 
+# ruff: noqa: RUF009 - `option` makes a field of the dataclass, as `dataclasses.field` does
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, Self
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from wsgi_fal_proxy._fal.headers import NEVER_FORWARDED, NEVER_FORWARDED_PREFIXES
-from wsgi_fal_proxy._http.fields import TOKEN
+from wsgi_fal_proxy._settings import checks, text
 from wsgi_fal_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import TypedDict
 
     import urllib3
 
-    from wsgi_fal_proxy._core.record import Observer
     from wsgi_fal_proxy._fal.key import KeySource
+    from wsgi_fal_proxy._fal.record import Observer
     from wsgi_fal_proxy._policy.authorize import Authorize
-    from wsgi_fal_proxy._policy.limits.notation import Limit
 
     class Options(TypedDict, total=False):
-        """The keyword options of `FalProxy`, which documents them."""
+        """The keyword options of `FalProxy` for type checkers; a test compares it to `Settings`."""
 
         key: str | KeySource | None
         authorize: Authorize | None
@@ -51,61 +52,302 @@ if TYPE_CHECKING:
 DEFAULT_PREFIX: Final = "/api/fal/proxy"
 """Rule 1 of the formula; also where fal's own proxies answer."""
 
-IN_MEMORY: Final = "memory://"
+_Class = TypeVar("_Class", bound=type)
+
 _SHOWN_LENGTH: Final = 16
-# Eleven days. A socket cannot wait for longer than 2^31 milliseconds.
-_MAX_SECONDS: Final = 1_000_000
+_OPTION: Final = "option"
 
 
-# Nobody compares them, and what is in them need not be shown.
+class Option:
+    """What is declared of one option. Its name and type are those of its field in `Settings`.
+
+    Args:
+        default: The value where none is given.
+        check: Takes a name to report and a value, and raises `SettingsError` for one that cannot
+            be used.
+        parse: Reads a value from text; None for an option that only Python can express.
+        example: Such a text.
+        has_variable: Whether a `FAL_PROXY_*` variable sets it, too.
+        see: The title of the README's section that tells more.
+        help: Plain sentences, with code in backticks. The first one says what the option is, and
+            stands alone in `--help`. The others give the unit, the meaning of `None` or an empty
+            value, and what a number does not bound. The default is added.
+    """
+
+    __slots__ = ("check", "default", "example", "has_variable", "help", "is_text", "parse", "see")
+
+    def __init__(  # noqa: PLR0913 - each is a part of the declaration
+        self,
+        default: Any,
+        *,
+        check: Callable[[str, Any], None],
+        help: str,  # noqa: A002 - as argparse calls it
+        parse: Callable[[str], Any] | None = None,
+        example: str = "",
+        has_variable: bool = True,
+        see: str = "",
+    ) -> None:
+        self.default: Any = default
+        self.check = check
+        self.is_text: bool = parse is not None
+        self.parse = parse or text.as_it_is
+        self.example = example
+        self.has_variable: bool = has_variable and self.is_text
+        self.see = see
+        self.help = help
+
+
+def option(default: Any, **declared: Any) -> Any:
+    """Make a field of `Settings`; see `Option`."""
+    return field(default=default, metadata={_OPTION: Option(default, **declared)})
+
+
+PREFIX: Final = Option(
+    DEFAULT_PREFIX,
+    check=checks.prefix,
+    parse=text.as_it_is,
+    example="/fal",
+    help=(
+        "The path at which the proxy answers. It also answers below it: `/fal` takes `/fal`,"
+        " `/fal/` and `/fal/x`, and leaves `/falx` to the app. The proxy compares it with"
+        " `PATH_INFO`, so it works under any mount point (`SCRIPT_NAME`)."
+    ),
+)
+"""The option that `FalProxyMiddleware` has, and `FalProxy` has not."""
+
+
+# Nobody compares them, and a repr would show what is in them.
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Settings:
-    """The options of `FalProxy`, which documents them. What cannot be used cannot be held."""
+    """The options of `FalProxy`. An instance holds only values that can be used."""
 
-    key: str | KeySource | None = None
-    authorize: Authorize | None = None
-    allowed_urls: Collection[str] | None = None
-    allowed_endpoints: Collection[str] | None = None
-    report_only: bool = False
-    limits: Sequence[str] = ()
-    costs: Mapping[str, int] | None = None
-    limits_storage: str = IN_MEMORY
-    limits_fail_open: bool = False
-    cors_origins: Collection[str] = ()
-    observer: Observer | None = None
-    connect_timeout: float | None = 10.0
-    read_timeout: float | None = 300.0
-    total_timeout: float | None = None
-    max_concurrent: int | None = None
-    max_body_bytes: int = 32 * 1024 * 1024
-    forward_headers: Collection[str] = ()
-    pool_manager: urllib3.PoolManager | None = None
+    key: str | KeySource | None = option(
+        None,
+        check=checks.key,
+        parse=text.key,
+        example="key_id:key_secret",
+        has_variable=False,
+        help=(
+            "The fal key. It is text, or a callable that takes the WSGI environ and returns the"
+            " key for this request; `KeyFile(path)` is one that reads a file again when it"
+            " changes. `None`: the proxy looks in the environment at each request, for `FAL_KEY`,"
+            " then for `FAL_KEY_FILE` (the path of a file), then for `FAL_KEY_ID` and"
+            " `FAL_KEY_SECRET`."
+        ),
+    )
+    authorize: Authorize | None = option(
+        None,
+        check=checks.function("a callable that takes a FalRequest, or None to serve every caller"),
+        see="Who may call",
+        help=(
+            "Decides who may call. It is a callable that takes a `FalRequest` and returns `Allow`,"
+            " perhaps with an identity, or `Refuse`. If it raises an exception, the proxy refuses"
+            " the call. It must not read the body. `None`: every caller is served."
+        ),
+    )
+    allowed_urls: Collection[str] | None = option(
+        None,
+        check=checks.urls,
+        parse=text.urls,
+        example="strict, api.fal.ai/v1/models",
+        see="Which models",
+        help=(
+            "Patterns of the URLs that may be called. Host, path and query must match one of them,"
+            " exactly as the proxy will send them. `*` stays within a segment, `**` crosses"
+            " segments, and no other character is special: `queue.fal.run/fal-ai/**`."
+            " `STRICT_URLS`, as text `strict`, holds what fal's own clients call. `None` or empty:"
+            " all of `fal.ai` and `fal.run`."
+        ),
+    )
+    allowed_endpoints: Collection[str] | None = option(
+        None,
+        check=checks.endpoints,
+        parse=text.endpoints,
+        example="fal-ai/flux/dev, fal-ai/kling-video/**",
+        see="Which models",
+        help=(
+            "Patterns of the fal endpoints that may be run. The endpoint, such as"
+            " `fal-ai/flux/dev`, must match one of them. Uploads, and the status, result and"
+            " cancel of a queued request, are free and pass. The proxy refuses every other call"
+            " that names no endpoint. It checks tokens and WebRTC sessions by the app that the"
+            " body names, and sends no unknown `x-fal-*` header. `None` or empty: every endpoint."
+        ),
+    )
+    report_only: bool = option(
+        False,
+        check=checks.switch,
+        parse=text.switch,
+        example="true",
+        see="Which models",
+        help=(
+            "Whether to log what the two allowlists would refuse, and relay it. It needs"
+            " `allowed_urls` or `allowed_endpoints`."
+        ),
+    )
+    limits: Sequence[str] = option(
+        (),
+        check=checks.limits,
+        parse=text.limits,
+        example="20/minute, 1000/day global",
+        see="How much",
+        help=(
+            "How many calls each caller may make. Each limit counts calls per second, minute, hour"
+            ' or day, or per several of these: `["20/minute", "500/7 days", "1000/day global"]`. A'
+            " caller is the identity that `authorize` gives, else a remote address; `global`"
+            " counts all callers together. It needs `pip install 'limits[redis]'`. Empty: no"
+            " limit."
+        ),
+    )
+    costs: Mapping[str, int] | None = option(
+        None,
+        check=checks.costs,
+        parse=text.costs,
+        example="fal-ai/veo3/**=20, fal-ai/flux/**=2",
+        see="How much",
+        help=(
+            "How many calls one call counts for, by patterns of its endpoint. With"
+            ' `{"fal-ai/veo3/**": 20}` one call of Veo 3 counts as 20; `**` also stands for'
+            " nothing, so `fal-ai/veo3` is among them. Upper and lower case are the same. If"
+            " several patterns match, the highest cost counts; if none does, 1. It needs `limits`."
+            " `None`: every call counts as 1."
+        ),
+    )
+    limits_storage: str = option(
+        "memory://",
+        check=checks.storage,
+        parse=text.as_it_is,
+        example="redis://localhost:6379/0",
+        see="How much",
+        help=(
+            "Where calls are counted. `memory://`: in each process separately. `redis://...`,"
+            " `rediss://...` (over TLS) or `redis+unix://...`: together for all processes and"
+            " machines."
+        ),
+    )
+    limits_fail_open: bool = option(
+        False,
+        check=checks.switch,
+        parse=text.switch,
+        example="true",
+        see="How much",
+        help=(
+            "Whether to relay calls uncounted while `limits_storage` does not answer. `False`:"
+            " calls that spend get 503 meanwhile."
+        ),
+    )
+    cors_origins: Collection[str] = option(
+        (),
+        check=checks.origins,
+        parse=text.names,
+        example="https://app.example.com, localhost",
+        see="From another origin",
+        help=(
+            "Other origins whose pages may use the proxy. Write each as browsers do, such as"
+            " `https://app.example.com`; `localhost` stands for this machine, on any port. Empty:"
+            " no other origin."
+        ),
+    )
+    observer: Observer | None = option(
+        None,
+        check=checks.function("a callable that takes a CallRecord, or None"),
+        see="What happened",
+        help=(
+            "Takes a `CallRecord` of each request. The proxy calls it once, when the request is"
+            " over, on the thread that served it. If it raises an exception, the proxy logs that,"
+            " and the request is not affected. `None`: no record is made."
+        ),
+    )
+    connect_timeout: float | None = option(
+        10.0,
+        check=checks.seconds,
+        parse=text.seconds,
+        example="5",
+        help=(
+            "Seconds to connect to fal. They cover all of the host's addresses and the TLS"
+            " handshake together. They do not bound the name lookup. If you give a"
+            " `pool_manager`, they apply to each address, and again to the handshake, and do not"
+            " bound an egress proxy that answers byte by byte. `None`: as long as the system"
+            " waits."
+        ),
+    )
+    read_timeout: float | None = option(
+        300.0,
+        check=checks.seconds,
+        parse=text.seconds,
+        example="120",
+        help=(
+            "Seconds from the sent request to fal's whole response head, and then between two"
+            " pieces of the answer. They are seconds of the wall clock, so a head that comes byte"
+            " by byte does not extend them. They do not bound the whole answer, nor a client that"
+            " stalls while it sends its body. Node's fetch, on which fal's own proxy runs, has the"
+            " same default. `None`: no limit."
+        ),
+    )
+    total_timeout: float | None = option(
+        None,
+        check=checks.seconds,
+        parse=text.seconds,
+        example="600",
+        help=(
+            "Seconds for a whole call, from its acceptance to the end of its answer. A call that"
+            " takes longer is broken off. They do not bound a client that stalls while it sends"
+            " its body; such a call gets 504 once its body is there. `None`: no limit."
+        ),
+    )
+    max_concurrent: int | None = option(
+        None,
+        check=checks.count,
+        parse=text.count,
+        example="48",
+        help=(
+            "How many requests each process relays at a time. One more gets 503 at once, so that"
+            " the server's other threads stay free for the app's other routes: set it below the"
+            " server's number of threads. It does not keep threads free of clients that stall"
+            " while they send their bodies, and such a client may hold a place. `None`: no limit"
+            " but the server's."
+        ),
+    )
+    max_body_bytes: int = option(
+        32 * 1024 * 1024,
+        check=checks.size,
+        parse=text.size,
+        example="1048576",
+        help=(
+            "Bytes of the largest request body that is relayed. The default, 32 MiB, has room for"
+            " two photographs of 12 MB each as base64. It does not bound memory: bodies go up in"
+            " pieces of 64 KiB."
+        ),
+    )
+    forward_headers: Collection[str] = option(
+        (),
+        check=checks.forwarded,
+        parse=text.names,
+        example="x-request-id, traceparent",
+        see="Headers",
+        help="Names of request headers to relay besides the usual ones. Empty: no others.",
+    )
+    pool_manager: urllib3.PoolManager | None = option(
+        None,
+        check=checks.anything,
+        help=(
+            "Makes and keeps the connections to fal: a `urllib3.PoolManager`. Give a"
+            " `ProxyManager` for a corporate egress proxy, or a `PoolManager` with your own"
+            " certificate authority. Its timeouts, retries and headers do not apply. `None`: one"
+            " that trusts the certificates that the system trusts, or those of `SSL_CERT_FILE`."
+        ),
+    )
 
     def __post_init__(self) -> None:
-        if not (self.key is None or callable(self.key) or _is_key_text(self.key)):
-            why = (
-                "it must be the key as text, a callable that returns it, or None for the"
-                " environment"
-            )
-            raise SettingsError("key", self.key, why)
-        if not (self.authorize is None or callable(self.authorize)):
-            why = "it must be a callable that is given a FalRequest, or None to serve every caller"
-            raise SettingsError("authorize", self.authorize, why)
-        _check_patterns("allowed_urls", self.allowed_urls)
-        _check_patterns("allowed_endpoints", self.allowed_endpoints)
-        _check_report_only(self)
-        _check_costs(self.costs, _checked_limits(self.limits))
-        _check_storage(self.limits_storage)
-        _check_bool("limits_fail_open", self.limits_fail_open)
-        _check_origins(self.cors_origins)
-        if not (self.observer is None or callable(self.observer)):
-            raise SettingsError("observer", self.observer, "it must be a callable, or None")
-        _check_seconds("connect_timeout", self.connect_timeout)
-        _check_seconds("read_timeout", self.read_timeout)
-        _check_seconds("total_timeout", self.total_timeout)
-        _check_count("max_concurrent", self.max_concurrent)
-        _check_bytes("max_body_bytes", self.max_body_bytes)
-        _check_forwarded(self.forward_headers)
+        for one in fields(self):
+            if (value := getattr(self, one.name)) is not one.default:
+                one.metadata[_OPTION].check(one.name, value)
+        if self.report_only and not (self.allowed_urls or self.allowed_endpoints):
+            why = "there is nothing to report without allowed_urls or allowed_endpoints"
+            raise SettingsError("report_only", self.report_only, why)
+        if self.costs:
+            from wsgi_fal_proxy._policy.limits.checks import check_costs_within  # noqa: PLC0415
+
+            check_costs_within("costs", self.costs, self.limits)
 
     @classmethod
     def build(cls, options: Mapping[str, Any]) -> Self:
@@ -119,24 +361,69 @@ class Settings:
 
     @classmethod
     def names(cls) -> list[str]:
-        """Give the options' names."""
-        return [option.name for option in fields(cls)]
+        """Return the options' names."""
+        return [one.name for one in fields(cls)]
+
+
+def declared() -> dict[str, Option]:
+    """Return all options by name: `prefix`, then those of `Settings`."""
+    return {"prefix": PREFIX} | {one.name: one.metadata[_OPTION] for one in fields(Settings)}
+
+
+class _Docstring:
+    """A docstring that is completed when it is read, so that an import does not take longer."""
+
+    def __init__(self, docstring: str) -> None:
+        self._docstring = docstring
+
+    def __get__(self, instance: object, owner: type) -> str:
+        from wsgi_fal_proxy._settings.reference import with_options  # noqa: PLC0415
+
+        return with_options(self._docstring)
+
+
+def documents_options(documented: _Class) -> _Class:
+    """Decorate a class whose docstring ends with `**options`: all options are added to it."""
+    if documented.__doc__ is not None:  # as it is under `python -OO`
+        documented.__doc__ = _Docstring(documented.__doc__)  # type: ignore[assignment]
+    return documented
+
+
+def read(option: str, name: str, written: str) -> Any:
+    """Read and check the text of an option.
+
+    Args:
+        option: The option.
+        name: The name under which it was set; an error calls it so.
+        written: The text.
+
+    Raises:
+        SettingsError: The text has not the form of such a value, or the value cannot be used.
+    """
+    declaration = declared()[option]
+    try:
+        value = declaration.parse(written.strip())
+        declaration.check(name, value)
+    except SettingsError as error:
+        why = error.why.replace("None for no", "none for no")
+        raise SettingsError(name, written, why) from error
+    return value
 
 
 def refuse_unknown(
     given: Mapping[str, object], known: Collection[str], *, prefix: str = ""
 ) -> None:
-    """Raise `SettingsError` for the first name that is not known, with the nearest that is.
+    """Raise `SettingsError` for the first unknown name, with the known name that is most like it.
 
     Args:
         given: Names and values.
-        known: The names that there are.
-        prefix: What all names begin with, which makes none of them alike.
+        known: The names that exist.
+        prefix: The beginning of all names. It is left out when names are compared.
     """
     for name, value in given.items():
         if name not in known:
             bare = [option.removeprefix(prefix) for option in known]
-            import difflib  # noqa: PLC0415 - for who misspelled, and not for each start
+            import difflib  # noqa: PLC0415 - only for a name that is misspelled
 
             alike = difflib.get_close_matches(name.removeprefix(prefix), bare, n=1, cutoff=0.7)
             near = [prefix + option for option in alike]
@@ -145,164 +432,8 @@ def refuse_unknown(
 
 
 def shortened(value: object) -> object:
-    """Give what may be shown of a value that was set where it does not belong: it may be the key.
-
-    That is a long text.
-    """
+    """Replace a long text, which may be the key in the wrong place; give another value as it is."""
     return "..." if isinstance(value, str) and len(value) > _SHOWN_LENGTH else value
-
-
-def _is_key_text(key: object) -> bool:
-    return isinstance(key, str) and bool(key.strip())
-
-
-def _check_patterns(name: str, patterns: object) -> None:
-    if patterns is None:
-        return
-    from wsgi_fal_proxy._fal.patterns import PatternInvalid, endpoint_globs, url_globs  # noqa: PLC0415
-
-    compiled = url_globs if name == "allowed_urls" else endpoint_globs
-    if not isinstance(patterns, list | tuple | set | frozenset):
-        raise SettingsError(name, patterns, "it must be a list of patterns, or None to allow all")
-    for pattern in patterns:
-        if not isinstance(pattern, str):
-            raise SettingsError(name, pattern, "each pattern must be text")
-        try:
-            compiled([pattern])
-        except PatternInvalid as error:
-            raise SettingsError(name, pattern, error.why) from error
-
-
-def _check_report_only(settings: Settings) -> None:
-    name, value = "report_only", settings.report_only
-    _check_bool(name, value)
-    if value and not (settings.allowed_urls or settings.allowed_endpoints):
-        why = "there is nothing to report without allowed_urls or allowed_endpoints"
-        raise SettingsError(name, value, why)
-
-
-def _check_seconds(name: str, value: Any) -> None:
-    if value is None:
-        return
-    # A bool is an int to Python, and "timeout=True" is a mistake.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value <= _MAX_SECONDS:
-        why = f"it must be a number of seconds above 0, up to {_MAX_SECONDS}, or None for no limit"
-        raise SettingsError(name, value, why)
-
-
-def _check_count(name: str, value: object) -> None:
-    if value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise SettingsError(
-            name, value, "it must be a whole number, 1 or more, or None for no limit"
-        )
-
-
-def _check_bytes(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise SettingsError(name, value, "it must be a whole number of bytes, 0 or more")
-
-
-def _check_origins(origins: object) -> None:
-    option = "cors_origins"
-    if not isinstance(origins, list | tuple | set | frozenset):
-        raise SettingsError(option, origins, "it must be a list of origins")
-    if not origins:
-        return
-    from wsgi_fal_proxy._http.cors import wrong_origin  # noqa: PLC0415
-
-    for origin in origins:
-        if why := wrong_origin(origin):
-            raise SettingsError(option, origin, why)
-
-
-def _check_forwarded(names: object) -> None:
-    option = "forward_headers"
-    if not isinstance(names, list | tuple | set | frozenset):
-        raise SettingsError(option, names, "it must be a list of header names")
-    for name in names:
-        if not isinstance(name, str) or not TOKEN.fullmatch(name):
-            raise SettingsError(option, name, "each must be a header name, such as x-request-id")
-        # In a WSGI environ the two are one.
-        lower = name.lower().replace("_", "-")
-        if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
-            why = "this header is never forwarded, or is the proxy's own to set"
-            raise SettingsError(option, name, why)
-
-
-def _check_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise SettingsError(name, value, "it must be True or False")
-
-
-_INSTALL: Final = "this needs more libraries: pip install 'limits[redis]'"
-
-
-def _checked_limits(texts: object) -> list[Limit]:
-    if isinstance(texts, list | tuple) and not texts:
-        return []
-    from wsgi_fal_proxy._policy.limits import notation  # noqa: PLC0415
-
-    if not isinstance(texts, list | tuple):
-        raise SettingsError("limits", texts, f"it must be a list of limits, {notation.ACCEPTED}")
-    limits: list[Limit] = []
-    for text in texts:
-        try:
-            limit = notation.limit(text)
-        except ImportError as error:
-            raise SettingsError("limits", text, _INSTALL) from error
-        except notation.ZeroInLimit as error:
-            raise SettingsError("limits", text, "no number in a limit may be 0") from error
-        except (ValueError, AttributeError) as error:
-            raise SettingsError("limits", text, f"each must be {notation.ACCEPTED}") from error
-        if any((limit.seconds, limit.is_global) == (a.seconds, a.is_global) for a in limits):
-            raise SettingsError("limits", text, "there can be one limit for each window of time")
-        limits.append(limit)
-    return limits
-
-
-def _check_costs(costs: object, limits: list[Limit]) -> None:
-    if costs is None:
-        return
-    from wsgi_fal_proxy._fal.patterns import PatternInvalid, endpoint_globs  # noqa: PLC0415
-
-    if not isinstance(costs, Mapping):
-        why = (
-            "it must be globs and what their calls count for, such as {'fal-ai/veo3/**': 20}, or"
-            " None"
-        )
-        raise SettingsError("costs", costs, why)
-    if costs and not limits:
-        raise SettingsError("costs", costs, "what calls count for needs limits: set limits, too")
-    for glob, cost in costs.items():
-        if not isinstance(glob, str):
-            why = "each must be a pattern of endpoints, such as 'fal-ai/veo3/**'"
-            raise SettingsError("costs", glob, why)
-        try:
-            endpoint_globs([glob])
-        except PatternInvalid as error:
-            raise SettingsError("costs", glob, error.why) from error
-        if not isinstance(cost, int) or isinstance(cost, bool) or cost < 1:
-            raise SettingsError("costs", cost, "each must be a whole number, 1 or more")
-        for limit in limits:
-            if cost > limit.amount:
-                why = f"none may be over a limit, or no such call is ever made: {limit.text}"
-                raise SettingsError("costs", cost, why)
-
-
-def _check_storage(uri: Any) -> None:
-    if uri == IN_MEMORY:
-        return
-    from wsgi_fal_proxy._policy.limits import store  # noqa: PLC0415
-
-    try:
-        store.store(uri)
-    except ImportError as error:
-        raise SettingsError("limits_storage", uri, _INSTALL) from error
-    except (ValueError, AttributeError) as error:
-        raise SettingsError("limits_storage", uri, f"it must be {store.ACCEPTED}") from error
 
 
 def path_prefix(prefix: object) -> str:
@@ -311,27 +442,6 @@ def path_prefix(prefix: object) -> str:
     Raises:
         SettingsError: It is not a path that begins with "/" and does not end with one.
     """
-    usable = (
-        isinstance(prefix, str)
-        and prefix.startswith("/")
-        and not prefix.endswith("/")
-        and all(map(_is_in_paths, prefix))
-    )
-    if not usable:
-        why = (
-            "it must be a path that begins with '/' and does not end with one, such as"
-            " '/api/fal/proxy'"
-        )
-        raise SettingsError("prefix", prefix, why)
+    PREFIX.check("prefix", prefix)
     # PEP 3333, "Unicode Issues": the bytes of the path, each as one character.
     return str(prefix).encode().decode("latin-1")
-
-
-def _is_in_paths(character: str) -> bool:
-    """Whether it may be in `PATH_INFO`.
-
-    Not what no path holds, nor what a path holds percent-encoded, nor half of a surrogate pair,
-    which has no bytes.
-    """
-    is_half = "\ud800" <= character <= "\udfff"
-    return character >= " " and character not in "\x7f?#%" and not is_half
