@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.raw_server import Connection, RawServer
+from tests.support.raw_server import Connection, RawServer, close_connections
 from tests.unit.test_globs import NAMESPACES, matches
 from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import STRICT_URLS, FalProxy
@@ -75,7 +75,7 @@ def upstream() -> Iterator[Upstream]:
     with RawServer(script, tls=False) as server:
         upstream = Upstream(server.port, requests)
         yield upstream
-        upstream.manager.clear()
+        close_connections(upstream.manager)
 
 
 @pytest.mark.parametrize(

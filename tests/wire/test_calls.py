@@ -388,7 +388,7 @@ def test_a_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_a_thread_held_at_the_fork_does_not_stop_the_child(tmp_path: Path) -> None:
-    with RawServer(answering(OK, OK)) as server:
+    with RawServer(answering(OK)) as server:
         proxy = proxy_to(server, tmp_path)
         get(proxy)
         pools = proxy._upstream._manager.pools
