@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import urllib3
 
+from tests.support.environs import RUN, answer_to
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, answering, tcp_pair
 from tests.support.serving import free_port
-from tests.wire.test_relay import RUN, answer_to
 from tests.wire.test_upstream import CHUNKED, OK, get, post, proxy_to, stalling, tunnelling
 from tests.wire.test_upstream import closing as hanging_up
 from wsgi_fal_proxy import FalProxy

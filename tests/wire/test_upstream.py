@@ -21,8 +21,8 @@ import urllib3
 import webtest
 from urllib3.connection import HTTPSConnection
 
+from tests.support.environs import RUN, TARGET, answer_to
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answering
-from tests.wire.test_relay import RUN, TARGET, answer_to
 from wsgi_fal_proxy import FalProxy, SettingsError
 from wsgi_fal_proxy._upstream import client as upstream
 from wsgi_fal_proxy._upstream.client import _Connection, _Pool, _received, _send_all

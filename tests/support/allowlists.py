@@ -1,0 +1,32 @@
+"""Requests as an allowlist sees them."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from wsgi_fal_proxy._fal.target import Target
+from wsgi_fal_proxy._http.request_body import RequestBody
+
+if TYPE_CHECKING:
+    from wsgi_fal_proxy._policy.allowlist import Allowlist
+
+
+def body_of(content: bytes, content_type: str = "application/json", **environ: Any) -> RequestBody:
+    body = RequestBody(
+        {
+            "CONTENT_TYPE": content_type,
+            "CONTENT_LENGTH": str(len(content)),
+            "wsgi.input": io.BytesIO(content),
+            **environ,
+        },
+        1_000_000,
+    )
+    body.accept()
+    return body
+
+
+def check(allowlist: Allowlist, method: str, url: str, content: bytes = b"{}") -> None:
+    target = Target.parse(url)
+    allowlist.check_target(method, target)
+    allowlist.check_body(method, target, body_of(content))
