@@ -13,8 +13,8 @@ import webtest
 from playwright.sync_api import sync_playwright
 from webtest.http import StopableWSGIServer
 
+from tests.support.environs import answer_to
 from tests.support.serving import JS
-from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, SettingsError
 from wsgi_fal_proxy._settings.environment import options_from_environment
 from wsgi_fal_proxy._settings.ini import options_from_ini

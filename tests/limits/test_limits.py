@@ -15,9 +15,9 @@ from unittest.mock import ANY
 
 import pytest
 
+from tests.support.environs import answer_to
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.support.serving import ROOT
-from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, Refuse, SettingsError
 from wsgi_fal_proxy._fal.operations import may_be_billed
 from wsgi_fal_proxy._policy.limits import redis_store

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import urllib3
+
 WAIT_SECONDS = 10.0
 """For what must happen; a test that waits this long has failed."""
 
@@ -189,8 +191,10 @@ class RawServer:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for thread in self.threads:
-            thread.join(WAIT_SECONDS)
+            # A script that only now begins to wait tells that it waited in vain.
+            thread.join(2 * WAIT_SECONDS)
         assert not self.errors, self.errors
+        assert not any(thread.is_alive() for thread in self.threads), "a script did not end"
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
@@ -215,6 +219,9 @@ class RawServer:
             if self._context is not None and number not in self._plain:
                 connection.start_tls(self._context)
             self._script(connection)
+        except TimeoutError as error:
+            # The other side has neither gone on nor left, and this wait would be invisible.
+            self.errors.append(error)
         except OSError:
             pass  # the other side has left, as some tests have it do
         except BaseException as error:  # noqa: BLE001 - told to the test
@@ -232,6 +239,12 @@ def answering(*answers: bytes) -> Script:
             connection.send(answer)
 
     return script
+
+
+def close_connections(manager: urllib3.PoolManager) -> None:
+    """Close what a pool manager keeps open; `clear` only drops the pools that others may hold."""
+    for key in manager.pools.keys():  # noqa: SIM118 - not a dict, and not iterable
+        manager.pools[key].close()
 
 
 @contextlib.contextmanager

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import webtest
 
-from tests.wire.test_relay import answer_to
+from tests.support.allowlists import body_of, check, request_of
+from tests.support.environs import answer_to
 from wsgi_fal_proxy import STRICT_URLS, Allow, FalProxy, FalRequest, Refuse, SettingsError
 from wsgi_fal_proxy._core.proxy import _allowlist
-from wsgi_fal_proxy._http.request_body import PIECE_BYTES, RequestBody
+from wsgi_fal_proxy._http.request_body import PIECE_BYTES
 from wsgi_fal_proxy._policy.allowlist import Allowlist
 from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy.errors import (
@@ -31,30 +31,6 @@ TARGET = "x-fal-target-url"
 RUN = "https://fal.run/fal-ai/flux/dev"
 TOKENS = "https://rest.fal.ai/tokens/"
 SESSION = "https://wma.fal.run/session"
-
-
-def body_of(content: bytes, content_type: str = "application/json", **environ: Any) -> RequestBody:
-    body = RequestBody(
-        {
-            "CONTENT_TYPE": content_type,
-            "CONTENT_LENGTH": str(len(content)),
-            "wsgi.input": io.BytesIO(content),
-            **environ,
-        },
-        1_000_000,
-    )
-    body.accept()
-    return body
-
-
-def request_of(method: str, url: str) -> FalRequest:
-    return FalRequest.parse({"REQUEST_METHOD": method, "HTTP_X_FAL_TARGET_URL": url})
-
-
-def check(allowlist: Allowlist, method: str, url: str, content: bytes = b"{}") -> None:
-    request = request_of(method, url)
-    allowlist.check_target(request)
-    allowlist.check_body(request, body_of(content))
 
 
 def test_without_patterns_there_is_none() -> None:
@@ -323,6 +299,9 @@ def test_body_that_parsers_may_differ_about_is_refused(content: bytes) -> None:
         ("application/json;", True),
         ("application/json; charset=utf-7", False),
         ("application/json; charset=utf-16", False),
+        ("application/json; charset=utf-16le", False),
+        ("application/json; charset=latin-1", False),
+        ('application/json; charset="utf-8, utf-7"', False),
         ("application/json; charset=utf-8; charset=utf-7", False),
         ("application/json; x=y", False),
     ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.wire.test_relay import answer_to
+from tests.support.environs import answer_to
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy._fal.key import Hidden, Key, KeyFile, KeySource
 from wsgi_fal_proxy.errors import FalProxyError, KeyMalformed, KeyMissing

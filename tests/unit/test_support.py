@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
 
+from tests.support import raw_server
 from tests.support.raw_server import Connection, RawServer
 
 
@@ -20,6 +22,48 @@ def test_a_script_of_a_raw_server_that_fails_fails_its_test() -> None:
         socket.create_connection(("127.0.0.1", server.port)) as client,
     ):
         assert client.recv(1) == b""
+
+
+def connect_and_wait(client: socket.socket, server: RawServer, started: threading.Event) -> None:
+    client.connect(("127.0.0.1", server.port))
+    assert started.wait(10)
+
+
+def test_a_raw_server_that_waits_for_the_other_side_in_vain_fails_its_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(raw_server, "WAIT_SECONDS", 0.1)
+    started = threading.Event()
+
+    def script(connection: Connection) -> None:
+        started.set()
+        connection.read_head()
+
+    with (
+        socket.socket() as client,
+        pytest.raises(AssertionError, match="timed out"),
+        RawServer(script, tls=False) as server,
+    ):
+        connect_and_wait(client, server, started)
+
+
+def test_a_raw_server_whose_script_does_not_end_fails_its_test(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(raw_server, "WAIT_SECONDS", 0.1)
+    started, end = threading.Event(), threading.Event()
+
+    def script(connection: Connection) -> None:
+        started.set()
+        end.wait()
+
+    with (
+        socket.socket() as client,
+        pytest.raises(AssertionError, match="did not end"),
+        RawServer(script, tls=False) as server,
+    ):
+        connect_and_wait(client, server, started)
+    end.set()
 
 
 def test_no_test_reaches_another_machine() -> None:

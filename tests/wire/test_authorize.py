@@ -14,9 +14,9 @@ import jwt
 import pytest
 import webtest
 
+from tests.support.environs import answer_to
 from tests.support.raw_server import WAIT_SECONDS, Connection
 from tests.support.serving import ROOT, dialling, serve_command, serve_gunicorn
-from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, allow_anyone
 from wsgi_fal_proxy._fal.operations import Kind, operation
 from wsgi_fal_proxy._fal.target import Target

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import urllib3
 
+from tests.support.environs import RUN, answer_to
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, answering, tcp_pair
 from tests.support.serving import free_port
-from tests.wire.test_relay import RUN, answer_to
 from tests.wire.test_upstream import CHUNKED, OK, get, post, proxy_to, stalling, tunnelling
 from tests.wire.test_upstream import closing as hanging_up
 from wsgi_fal_proxy import FalProxy
@@ -398,7 +398,7 @@ def test_a_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_a_thread_held_at_the_fork_does_not_stop_the_child(tmp_path: Path) -> None:
-    with RawServer(answering(OK, OK)) as server:
+    with RawServer(answering(OK)) as server:
         proxy = proxy_to(server, tmp_path)
         get(proxy)
         pools = proxy._upstream._pools._own.pools

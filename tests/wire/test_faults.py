@@ -1,6 +1,9 @@
 """The error map: what an upstream can do wrong on the wire, and the one outcome of each.
 
-Whatever the fault, the next request on the same proxy is answered right.
+Whatever the fault, the next request on the same proxy is answered right. Each class of fault is
+here once, through the whole proxy. The unit that decides has the other faults of a class:
+`tests/unit/test_h1.py` those of heads and framing, `tests/unit/test_content_coding.py` those of
+codings.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ import functools
 import gc
 import gzip
 import io
-import itertools
 import json
 import logging
 import select
@@ -21,7 +23,6 @@ import sys
 import threading
 import traceback
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -66,15 +67,10 @@ class Ours:
 
 @dataclass(frozen=True)
 class BrokenOff:
-    """The head was relayed, perhaps with some of this content, and `Truncated` raised then."""
+    """The head was relayed with exactly this content, and `Truncated` raised then."""
 
     content: bytes = b""
     status: str = "200 OK"
-
-
-@dataclass(frozen=True)
-class Malformed(BrokenOff):
-    """The same; or, if what is malformed came with the head, an answer of our own instead."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +100,15 @@ READ_TIMEOUT = Ours(504, "read_timeout")
 
 @dataclass(frozen=True)
 class Stage:
-    """What the upstream and the client know of each other, so that neither has to sleep."""
+    """What the upstream and the client know of each other, so that neither has to sleep.
 
+    Args:
+        content: What is relayed before the fault, if it comes in mid-content.
+    """
+
+    content: bytes
     stopped: threading.Event = field(default_factory=threading.Event)
-    head_relayed: threading.Event = field(default_factory=threading.Event)
+    content_relayed: threading.Event = field(default_factory=threading.Event)
     all_relayed: threading.Event = field(default_factory=threading.Event)
     late_sent: threading.Event = field(default_factory=threading.Event)
 
@@ -142,7 +143,7 @@ def resets(connection: Connection, stage: Stage) -> None:
 
 def resets_later(connection: Connection, stage: Stage) -> None:
     # A reset may overtake what was sent before.
-    assert stage.head_relayed.wait(WAIT_SECONDS)
+    assert stage.content_relayed.wait(WAIT_SECONDS)
     connection.reset()
 
 
@@ -181,6 +182,17 @@ def sends_late(data: bytes) -> Act:
         connection.send(data)
         stage.late_sent.set()
         stays(connection, stage)
+
+    return act
+
+
+def goes_on(data: bytes, then: Act = stays) -> Act:
+    """Send this, too, when what came before it has been relayed."""
+
+    def act(connection: Connection, stage: Stage) -> None:
+        assert stage.content_relayed.wait(WAIT_SECONDS)
+        connection.send(data)
+        then(connection, stage)
 
     return act
 
@@ -399,6 +411,7 @@ class Fault:
         staging: What is wrong before the request.
         options: Of the proxy.
         connections: How many there are after the second request, if that is told by the fault.
+        piecemeal: The outcome where it is another when what comes first comes byte by byte.
     """
 
     outcome: Outcome
@@ -408,6 +421,7 @@ class Fault:
     staging: Staging = nothing
     options: Mapping[str, float] = field(default_factory=dict)
     connections: int | None = 2
+    piecemeal: Outcome | None = None
 
     def script(self, stage: Stage, *, byte_by_byte: bool) -> Callable[[Connection], None]:
         def script(connection: Connection) -> None:
@@ -555,20 +569,10 @@ NO_HEAD = [
     answer("close-before-the-head-without-tlss-end", b"", CLOSED, cuts),
     answer("reset-before-the-head", b"", CLOSED, resets),
     answer("stall-before-the-head", b"", READ_TIMEOUT, options=SOON),
-    answer("close-in-the-version", b"HTT", CLOSED, ends),
-    answer("close-in-the-status", b"HTTP/1.1 20", CLOSED, ends),
-    answer("close-after-the-status", b"HTTP/1.1 200", CLOSED, ends),
-    answer("close-after-the-status-line", OK, CLOSED, ends),
-    answer("close-in-a-name", OK + b"Content-Le", CLOSED, ends),
-    answer("close-in-a-value", OK + b"Content-Length: 1", CLOSED, ends),
-    answer("close-within-crlf", OK + b"Content-Length: 0\r", CLOSED, ends),
-    answer("close-before-the-empty-line", OK + b"Content-Length: 0\r\n", CLOSED, ends),
-    answer("close-within-the-empty-line", OK + b"Content-Length: 0\r\n\r", CLOSED, ends),
+    answer("close-in-the-head", OK + b"Content-Le", CLOSED, ends),
     answer("close-in-the-head-without-tlss-end", OK + b"Content-Le", CLOSED, cuts),
     answer("close-after-100", b"HTTP/1.1 100 Continue\r\n\r\n", CLOSED, ends),
-    answer("close-after-103", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", CLOSED, ends),
     answer("reset-in-the-head", OK + b"Content-Le", CLOSED, resets),
-    answer("stall-in-the-status-line", b"HTTP/1.1 2", READ_TIMEOUT, options=SOON),
     answer("stall-in-the-head", OK + b"Content-Le", READ_TIMEOUT, options=SOON),
     answer("stall-after-100", b"HTTP/1.1 100 Continue\r\n\r\n", READ_TIMEOUT, options=SOON),
     answer("head-drips", OK + b"A: ", READ_TIMEOUT, drips(b"x"), options=SOON),
@@ -587,7 +591,6 @@ NO_HEAD = [
         options=SOON,
     ),
     answer("head-without-end", OK + b"A: ", MALFORMED, floods(b"x" * 1_000)),
-    answer("fields-without-end", OK, MALFORMED, floods(b"A: b\r\n" * 1_000)),
     answer("no-tls-record-before-the-head", b"", CLOSED, breaks_tls(b"HTTP/1.1 200 OK\r\n\r\n")),
     answer(
         "forged-tls-record-in-the-head", OK, CLOSED, breaks_tls(b"\x17\x03\x03\x00\x20" + bytes(32))
@@ -606,107 +609,17 @@ NO_HEAD = [
 ]
 
 END = b"\r\nContent-Length: 0\r\n\r\n"
-STATUS_LINES = (
-    [
-        answer(f"status-line-{name}", line + END, MALFORMED)
-        for name, line in {
-            "http-2.0": b"HTTP/2.0 200 OK",
-            "http-2": b"HTTP/2 200",
-            "http-1.2": b"HTTP/1.2 200 OK",
-            "http-1.10": b"HTTP/1.10 200 OK",
-            "http-1": b"HTTP/1 200 OK",
-            "http-0.9": b"HTTP/0.9 200 OK",
-            "http-01.1": b"HTTP/01.1 200 OK",
-            "icy": b"ICY 200 OK",
-            "lower-case": b"http/1.1 200 OK",
-            "no-version": b"200 OK",
-            "no-status": b"HTTP/1.1",
-            "no-status-but-space": b"HTTP/1.1 ",
-            "no-digits": b"HTTP/1.1 OK",
-            "letters-for-digits": b"HTTP/1.1 2OO OK",
-            "digits-of-unicode": "HTTP/1.1 \uff12\uff10\uff10 OK".encode(),
-            "99": b"HTTP/1.1 99 Low",
-            "099": b"HTTP/1.1 099 Low",
-            "000": b"HTTP/1.1 000 None",
-            "600": b"HTTP/1.1 600 High",
-            "999": b"HTTP/1.1 999 Request Denied",
-            "1000": b"HTTP/1.1 1000 High",
-            "negative": b"HTTP/1.1 -200 OK",
-            "plus": b"HTTP/1.1 +200 OK",
-            "phrase-at-once": b"HTTP/1.1 200OK",
-            "no-space": b"HTTP/1.1200 OK",
-            "two-spaces": b"HTTP/1.1  200 OK",
-            "tab": b"HTTP/1.1\t200 OK",
-            "after-space": b" HTTP/1.1 200 OK",
-            "after-crlf": b"\r\nHTTP/1.1 200 OK",
-            "after-lf": b"\nHTTP/1.1 200 OK",
-            "after-bom": b"\xef\xbb\xbfHTTP/1.1 200 OK",
-            "null-in-phrase": b"HTTP/1.1 200 O\x00K",
-            "bare-cr-in-phrase": b"HTTP/1.1 200 O\rK",
-            "bare-lf-at-its-end": b"HTTP/1.1 200 OK\nA: b",
-            "escape-in-phrase": b"HTTP/1.1 200 \x1b[31mOK",
-            "a-request": b"GET / HTTP/1.1",
-        }.items()
-    ]
-    + [
-        answer(f"not-http-{name}", data, MALFORMED)
-        for name, data in {
-            "ssh": b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
-            "smtp": b"220 mail.example ESMTP\r\n",
-            "tls-alert": b"\x15\x03\x03\x00\x02\x02\x28",
-            "html": b"<!DOCTYPE html>\n<title>Down</title>",
-            "json": b'{"detail": "Down"}',
-            "http-2-settings": b"\x00\x00\x12\x04\x00\x00\x00\x00\x00",
-            "null": b"\x00",
-            "empty-lines": b"\r\n\r\n",
-        }.items()
-    ]
-    + [
-        answer(
-            "101-unsolicited",
-            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
-            MALFORMED,
-        ),
-        answer("lines-end-in-lf", b"HTTP/1.1 200 OK\nContent-Length: 0\n\n", CLOSED, ends),
-    ]
-)
-
-FIELDS = [
-    answer(f"field-{name}", OK + line + b"\r\nContent-Length: 0\r\n\r\n", MALFORMED)
-    for name, line in {
-        "no-colon": b"no colon",
-        "space-before-colon": b"A : b",
-        "tab-before-colon": b"A\t: b",
-        "space-before-name": b" A: b",
-        "folded": b"A: b\r\n c",
-        "folded-by-tab": b"A: b\r\n\tc",
-        "name-empty": b": b",
-        "name-with-space": b"A B: c",
-        "name-no-token": b"(A): b",
-        "name-not-ascii": "\u00c4: b".encode(),
-        "name-with-null": b"A\x00: b",
-        "name-quoted": b'"A": b',
-        "bare-cr": b"A: b\rC: d",
-        "bare-cr-at-its-end": b"A: b\r",
-        "bare-lf": b"A: b\nC: d",
-        "null": b"A: \x00",
-        "control-character": b"A: \x01",
-        "vertical-tab": b"A: b\x0bc",
-        "escape": b"A: \x1b[31m",
-        "delete": b"A: \x7f",
-        "a-second-status-line": b"HTTP/1.1 200 OK",
-    }.items()
-] + [
-    answer("fields-too-many", OK + b"A: b\r\n" * 101 + b"\r\n", MALFORMED),
-    answer("line-over-long", OK + b"A: " + b"x" * 65_536 + END, MALFORMED),
-    answer("status-line-over-long", b"HTTP/1.1 200 " + b"x" * 65_536 + END, MALFORMED),
-    answer("name-over-long", OK + b"x" * 65_536 + b": a" + END, MALFORMED),
-    answer("head-over-long", OK + (b"A: " + b"x" * 1_000 + b"\r\n") * 66 + b"\r\n", MALFORMED),
+HEADS = [
+    answer("status-line-malformed", b"HTTP/2.0 200 OK" + END, MALFORMED),
+    answer("not-http", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", MALFORMED),
     answer(
-        "103-over-long",
-        b"HTTP/1.1 103 Early\r\nA: " + b"x" * 65_536 + b"\r\n\r\n" + OK + END,
+        "101-unsolicited",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
         MALFORMED,
     ),
+    answer("field-malformed", OK + b"A : b" + END, MALFORMED),
+    answer("fields-too-many", OK + b"A: b\r\n" * 101 + b"\r\n", MALFORMED),
+    answer("head-over-long", OK + b"A: " + b"x" * 65_536 + END, MALFORMED),
     answer("103-malformed", b"HTTP/1.1 103 Early\r\nA b\r\n\r\n" + OK + END, MALFORMED),
 ]
 
@@ -718,37 +631,11 @@ def content(length: bytes, data: bytes = FIVE) -> bytes:
 
 
 LENGTHS = [
-    answer(f"length-{name}", content(value), MALFORMED)
-    for name, value in {
-        "empty": b"",
-        "negative": b"-5",
-        "plus": b"+5",
-        "hexadecimal": b"0x5",
-        "letters": b"five",
-        "fraction": b"5.0",
-        "exponent": b"5e0",
-        "underscored": b"0_5",
-        "with-space": b"0 5",
-        "superscript": b"\xb5",
-        "of-unicode": "\uff15".encode(),
-        "quoted": b'"5"',
-        "of-19-digits": b"0000000000000000005",
-        "of-2-to-the-64": b"18446744073709551621",
-        "list-contradictory": b"5, 6",
-        "list-with-empty": b"5,",
-        "list-with-semicolon": b"5;5",
-        "list-of-the-same-written-otherwise": b"5, 05",
-        "twice-contradictory": b"5\r\nContent-Length: 6",
-        "twice-and-one-empty": b"5\r\ncontent-length: ",
-        "with-chunked": b"5\r\nTransfer-Encoding: chunked",
-        "with-identity": b"5\r\nTransfer-Encoding: identity",
-    }.items()
-] + [
-    answer("length-malformed-on-204", b"HTTP/1.1 204 None\r\nContent-Length: x\r\n\r\n", MALFORMED),
+    answer("length-malformed", content(b"-5"), MALFORMED),
+    answer("length-twice-contradictory", content(b"5\r\nContent-Length: 6"), MALFORMED),
+    answer("length-with-chunked", content(b"5\r\nTransfer-Encoding: chunked"), MALFORMED),
     answer("length-twice-the-same", content(b"5\r\nContent-Length: 5"), Relayed(FIVE, reused=True)),
-    answer("length-list-of-the-same", content(b"5, 5"), Relayed(FIVE, reused=True)),
     answer("length-too-long", content(b"10"), BrokenOff(FIVE), ends),
-    answer("length-far-too-long", content(b"9" * 18), BrokenOff(FIVE), ends),
     answer("length-and-nothing", content(b"10", b""), BrokenOff(), ends),
     answer("length-cut-without-tlss-end", content(b"10"), BrokenOff(FIVE), cuts),
     answer("length-reset", content(b"10"), BrokenOff(FIVE), resets_later),
@@ -775,145 +662,71 @@ CHUNKED = TEXT + b"Transfer-Encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
 
 
-def coded_transfer(value: bytes) -> bytes:
-    return TEXT + b"Transfer-Encoding: " + value + b"\r\n\r\n5\r\n12345\r\n" + LAST
-
-
-TRANSFERS = [
-    answer(f"transfer-{name}", coded_transfer(value), MALFORMED)
-    for name, value in {
-        "empty": b"",
-        "gzip": b"gzip",
-        "gzip-then-chunked": b"gzip, chunked",
-        "chunked-then-gzip": b"chunked, gzip",
-        "chunked-in-chunked": b"chunked, chunked",
-        "chunked-twice": b"chunked\r\nTransfer-Encoding: chunked",
-        "identity": b"identity",
-        "identity-then-chunked": b"identity, chunked",
-        "unknown": b"xchunked",
-        "with-parameter": b"chunked;q=1",
-        "quoted": b'"chunked"',
-        "vertical-tab": b"\x0bchunked",
-    }.items()
-] + [
-    answer(
-        "transfer-on-http-1.0",
-        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n" + LAST,
-        MALFORMED,
-    ),
-    answer(
-        "transfer-on-204",
-        b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n" + LAST,
-        MALFORMED,
-    ),
-    answer("transfer-in-capitals", coded_transfer(b"CHUNKED"), Relayed(FIVE, reused=True)),
-]
-
 CHUNK = b"5\r\n12345\r\n"
-CHUNKS = (
-    [
-        answer(f"chunk-{name}", CHUNKED + data, Malformed(FIVE))
-        for name, data in {
-            "size-negative": b"-5\r\n12345\r\n" + LAST,
-            "size-negative-after-a-good-one": CHUNK + b"-5\r\n12345\r\n" + LAST,
-            "size-minus-zero": b"-0\r\n\r\n",
-            "size-signed": b"+5\r\n12345\r\n" + LAST,
-            "size-underscored": b"0_5\r\n12345\r\n" + LAST,
-            "size-0x": b"0x5\r\n12345\r\n" + LAST,
-            "size-empty": b"\r\n12345\r\n" + LAST,
-            "size-empty-with-extension": b";a=b\r\n12345\r\n" + LAST,
-            "size-after-space": b" 5\r\n12345\r\n" + LAST,
-            "size-twice": b"5 5\r\n12345\r\n" + LAST,
-            "size-no-number": b"five\r\n12345\r\n" + LAST,
-            "size-of-16-digits": b"0000000000000005\r\n12345\r\n" + LAST,
-            "size-of-2-to-the-64": b"10000000000000005\r\n12345\r\n" + LAST,
-            "size-and-lf": b"5\n12345\n0\n\n",
-            "size-and-cr": b"5\r12345\r0\r\r",
-            "null-in-extension": b"5;a=\x00\r\n12345\r\n" + LAST,
-            "lf-in-extension": b"5;a=b\nc\r\n12345\r\n" + LAST,
-            "data-without-crlf": b"5\r\n12345" + LAST,
-            "data-and-lf": b"5\r\n12345\n" + LAST,
-            "data-and-cr": b"5\r\n12345\r" + LAST,
-            "data-longer-than-size": b"5\r\n1234567\r\n" + LAST,
-            "data-and-an-empty-line": CHUNK + b"\r\n" + LAST,
-            "head-of-another-answer": CHUNK + POISON,
-            "lf-in-trailer": CHUNK + b"0\r\nA: b\nC: d\r\n\r\n",
-            "cr-in-trailer": CHUNK + b"0\r\nA: b\rC: d\r\n\r\n",
-        }.items()
-    ]
-    + [
-        answer(f"chunked-cut-{name}", CHUNKED + data, BrokenOff(FIVE), ends)
-        for name, data in {
-            "before-the-size": b"",
-            "in-the-size": b"5",
-            "in-the-extension": b"5;a",
-            "within-the-sizes-crlf": b"5\r",
-            "before-the-data": b"5\r\n",
-            "in-the-data": b"5\r\n123",
-            "after-the-data": b"5\r\n12345",
-            "within-the-datas-crlf": b"5\r\n12345\r",
-            "between-chunks": CHUNK,
-            "in-the-last-size": CHUNK + b"0",
-            "within-the-last-sizes-crlf": CHUNK + b"0\r",
-            "before-the-trailer": CHUNK + b"0\r\n",
-            "in-the-trailer": CHUNK + b"0\r\nA: b",
-            "after-the-trailer": CHUNK + b"0\r\nA: b\r\n",
-            "within-the-last-crlf": CHUNK + b"0\r\n\r",
-        }.items()
-    ]
-    + [
-        # The line's end is taken for content.
-        answer(
-            "chunk-data-shorter-than-size",
-            CHUNKED + b"5\r\n123\r\n" + LAST,
-            Malformed(b"123\r\n"),
+CHUNKS = [
+    answer(
+        "transfer-coding-unknown", TEXT + b"Transfer-Encoding: gzip, chunked\r\n\r\n", MALFORMED
+    ),
+    row(
+        "chunk-malformed-with-the-head",
+        Fault(
+            MALFORMED,
+            stays,
+            CHUNKED + CHUNK + b"-5\r\n12345\r\n" + LAST,
+            piecemeal=BrokenOff(FIVE),
         ),
-        answer("chunked-cut-without-tlss-end", CHUNKED + CHUNK, BrokenOff(FIVE), cuts),
-        answer("chunked-reset", CHUNKED + CHUNK, BrokenOff(FIVE), resets_later),
-        answer("chunked-reset-in-a-chunk", CHUNKED + b"5\r\n123", BrokenOff(FIVE), resets_later),
-        answer("chunked-stalls-before-the-size", CHUNKED, BrokenOff(), options=LATER),
-        answer("chunked-stalls-in-the-size", CHUNKED + b"5", BrokenOff(), options=LATER),
-        answer("chunked-stalls-in-the-data", CHUNKED + b"5\r\n123", BrokenOff(FIVE), options=LATER),
-        answer("chunked-stalls-between-chunks", CHUNKED + CHUNK, BrokenOff(FIVE), options=LATER),
-        answer(
-            "chunked-stalls-in-the-trailer",
-            CHUNKED + CHUNK + b"0\r\nA: ",
-            BrokenOff(FIVE),
-            options=LATER,
-        ),
-        answer(
-            "chunked-stalls-before-the-end",
-            CHUNKED + CHUNK + b"0\r\n",
-            BrokenOff(FIVE),
-            options=LATER,
-        ),
-        answer("chunk-extension-drips", CHUNKED + b"5;", BrokenOff(), drips(b"x"), options=LATER),
-        answer("chunk-extension-without-end", CHUNKED + b"5;", BrokenOff(), floods(b"x" * 100)),
-        answer(
-            "trailer-drips",
-            CHUNKED + CHUNK + b"0\r\n",
-            BrokenOff(FIVE),
-            drips(b"A: b\r\n"),
-            options=LATER,
-        ),
-        answer(
-            "trailer-without-end",
-            CHUNKED + CHUNK + b"0\r\n",
-            BrokenOff(FIVE),
-            floods(b"A: b\r\n" * 99),
-        ),
-        answer(
-            "trailer-line-without-end",
-            CHUNKED + CHUNK + b"0\r\nA: ",
-            BrokenOff(FIVE),
-            floods(b"x" * 100),
-        ),
-        # It is dropped, whatever it is.
-        answer(
-            "trailer-garbage", CHUNKED + CHUNK + b"0\r\n?\x01\r\n\r\n", Relayed(FIVE, reused=True)
-        ),
-    ]
-)
+    ),
+    answer("chunk-malformed", CHUNKED, BrokenOff(), goes_on(b"-5\r\n12345\r\n" + LAST)),
+    answer(
+        "chunk-malformed-after-a-good-one",
+        CHUNKED + CHUNK,
+        BrokenOff(FIVE),
+        goes_on(b"-5\r\n12345\r\n" + LAST),
+    ),
+    answer(
+        "chunk-data-longer-than-size", CHUNKED + CHUNK[:-2], BrokenOff(FIVE), goes_on(b"67\r\n")
+    ),
+    # The line's end is taken for content.
+    answer(
+        "chunk-data-shorter-than-size",
+        CHUNKED + b"5\r\n123\r\n",
+        BrokenOff(b"123\r\n"),
+        goes_on(LAST),
+    ),
+    answer("head-of-another-answer-for-a-chunk", CHUNKED + CHUNK, BrokenOff(FIVE), goes_on(POISON)),
+    answer(
+        "trailer-malformed",
+        CHUNKED + CHUNK,
+        BrokenOff(FIVE),
+        goes_on(b"0\r\nA: b\nC: d\r\n\r\n"),
+    ),
+    # It is dropped, whatever it is.
+    answer("trailer-garbage", CHUNKED + CHUNK + b"0\r\n?\x01\r\n\r\n", Relayed(FIVE, reused=True)),
+    answer("chunked-cut-before-the-size", CHUNKED, BrokenOff(), ends),
+    answer("chunked-cut-in-the-data", CHUNKED + b"5\r\n123", BrokenOff(b"123"), ends),
+    answer("chunked-cut-between-chunks", CHUNKED + CHUNK, BrokenOff(FIVE), ends),
+    answer("chunked-cut-in-the-trailer", CHUNKED + CHUNK + b"0\r\nA: b", BrokenOff(FIVE), ends),
+    answer("chunked-cut-without-tlss-end", CHUNKED + CHUNK, BrokenOff(FIVE), cuts),
+    answer("chunked-reset", CHUNKED + CHUNK, BrokenOff(FIVE), resets_later),
+    answer("chunked-stalls-before-the-size", CHUNKED, BrokenOff(), options=LATER),
+    answer("chunked-stalls-in-the-data", CHUNKED + b"5\r\n123", BrokenOff(b"123"), options=LATER),
+    answer("chunked-stalls-between-chunks", CHUNKED + CHUNK, BrokenOff(FIVE), options=LATER),
+    answer("chunk-extension-drips", CHUNKED + b"5;", BrokenOff(), drips(b"x"), options=LATER),
+    answer("chunk-extension-without-end", CHUNKED + b"5;", BrokenOff(), floods(b"x" * 100)),
+    answer(
+        "trailer-drips",
+        CHUNKED + CHUNK + b"0\r\n",
+        BrokenOff(FIVE),
+        drips(b"A: b\r\n"),
+        options=LATER,
+    ),
+    answer(
+        "trailer-without-end",
+        CHUNKED + CHUNK + b"0\r\n",
+        BrokenOff(FIVE),
+        floods(b"A: b\r\n" * 99),
+    ),
+]
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
 NOT_MODIFIED = b"HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\n"
@@ -923,24 +736,12 @@ LATE = content(b"5")
 EXCESS = [
     answer("excess-after-a-length", content(b"5") + POISON, Relayed(FIVE)),
     answer("excess-after-chunks", CHUNKED + CHUNK + LAST + POISON, Relayed(FIVE)),
-    answer("excess-crlf-after-chunks", CHUNKED + CHUNK + LAST + b"\r\n", Relayed(FIVE)),
     answer("excess-after-no-length", content(b"0", POISON), Relayed()),
     answer("excess-after-204", NO_CONTENT + POISON, Relayed(status="204 No Content")),
-    answer("excess-after-304", NOT_MODIFIED + POISON, Relayed(status="304 Not Modified")),
-    answer(
-        "excess-after-304-that-says-chunked",
-        SAYS_CHUNKED + LAST,
-        Relayed(status="304 Not Modified"),
-    ),
-    answer(
-        "excess-100-after-a-length", content(b"5") + b"HTTP/1.1 100 Go on\r\n\r\n", Relayed(FIVE)
-    ),
     answer("late-excess-after-a-length", LATE, Relayed(FIVE), sends_late(POISON)),
-    answer("late-excess-after-chunks", CHUNKED + CHUNK + LAST, Relayed(FIVE), sends_late(POISON)),
     answer(
         "late-excess-after-204", NO_CONTENT, Relayed(status="204 No Content"), sends_late(POISON)
     ),
-    answer("late-excess-crlf", LATE, Relayed(FIVE), sends_late(b"\r\n")),
     answer(
         "late-excess-408",
         LATE,
@@ -948,37 +749,15 @@ EXCESS = [
         sends_late(b"HTTP/1.1 408 Idle\r\nConnection: close\r\n\r\n"),
     ),
     answer("204-without-excess", NO_CONTENT, Relayed(status="204 No Content", reused=True)),
-    answer("304-without-excess", NOT_MODIFIED, Relayed(status="304 Not Modified", reused=True)),
     answer("304-that-says-chunked", SAYS_CHUNKED, Relayed(status="304 Not Modified", reused=True)),
     answer("connection-close-and-not-closed", CLOSING, Relayed(FIVE)),
-    answer(
-        "http-1.0-and-not-closed",
-        b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n" + FIVE,
-        Relayed(FIVE),
-    ),
     answer("until-close", TEXT + b"\r\n" + FIVE, Relayed(FIVE), ends),
     answer("until-close-and-nothing", TEXT + b"\r\n", Relayed(), ends),
-    answer("until-close-on-http-1.0", b"HTTP/1.0 200 OK\r\n\r\n" + FIVE, Relayed(FIVE), ends),
     answer("until-close-without-tlss-end", TEXT + b"\r\n" + FIVE, BrokenOff(FIVE), cuts),
     answer("until-close-and-reset", TEXT + b"\r\n" + FIVE, BrokenOff(FIVE), resets_later),
     answer("until-close-that-never-comes", TEXT + b"\r\n" + FIVE, BrokenOff(FIVE), options=LATER),
     answer(
         "100-then-an-answer", b"HTTP/1.1 100 Continue\r\n\r\n" + LATE, Relayed(FIVE, reused=True)
-    ),
-    answer(
-        "103-then-an-answer",
-        b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n" + LATE,
-        Relayed(FIVE, reused=True),
-    ),
-    answer(
-        "102-with-a-length-then-an-answer",
-        b"HTTP/1.1 102 On\r\nContent-Length: 99\r\n\r\n" + LATE,
-        Relayed(FIVE, reused=True),
-    ),
-    answer(
-        "1000-interim-answers-then-one",
-        b"HTTP/1.1 100 Go on\r\n\r\n" * 1_000 + LATE,
-        Relayed(FIVE, reused=True),
     ),
 ]
 
@@ -998,20 +777,20 @@ def miscoded(name: str, coding: bytes, data: bytes, outcome: Outcome) -> Any:
 
 HELLO = b"hello " * 20
 GZIPPED = gzip.compress(HELLO, mtime=0)
-DEFLATED = zlib.compress(HELLO)
-RAW_DEFLATED = DEFLATED[2:-4]
 ZEROS = bytes(10_000_000)
 CODINGS = [
     answer("gzip-unasked", coded(b"gzip", GZIPPED), Relayed(HELLO, reused=True)),
     miscoded("gzip-corrupt-from-the-start", b"gzip", b"not gzip at all", BrokenOff()),
-    miscoded("gzip-corrupt-within", b"gzip", GZIPPED[:10] + b"\x07" * 20, BrokenOff()),
-    miscoded(
-        "gzip-wrong-checksum", b"gzip", GZIPPED[:-8] + bytes(4) + GZIPPED[-4:], BrokenOff(HELLO)
+    row(
+        "gzip-wrong-checksum",
+        Fault(
+            BrokenOff(HELLO),
+            goes_on(bytes(4) + GZIPPED[-4:], serves),
+            coded(b"gzip", GZIPPED)[:-8],
+            connections=None,
+        ),
     ),
-    miscoded("gzip-wrong-size", b"gzip", GZIPPED[:-4] + bytes(4), BrokenOff(HELLO)),
     miscoded("gzip-truncated", b"gzip", GZIPPED[:-1], BrokenOff(HELLO)),
-    miscoded("gzip-truncated-in-its-header", b"gzip", GZIPPED[:5], BrokenOff()),
-    miscoded("gzip-then-garbage", b"gzip", GZIPPED + b"garbage", BrokenOff(HELLO)),
     answer("gzip-in-a-cut-length", coded(b"gzip", GZIPPED)[:-5], BrokenOff(HELLO), ends),
     answer(
         "gzip-whole-in-cut-chunks",
@@ -1024,50 +803,32 @@ CODINGS = [
     answer("gzip-that-is-not-there", coded(b"gzip", b""), Relayed(reused=True)),
     answer("gzip-bomb", coded(b"gzip", gzip.compress(ZEROS)), Relayed(ZEROS, reused=True)),
     answer("gzip-twice", coded(b"gzip, gzip", gzip.compress(GZIPPED)), UNSUPPORTED),
-    answer(
-        "gzip-twice-in-two-fields",
-        coded(b"gzip\r\nContent-Encoding: gzip", gzip.compress(GZIPPED)),
-        UNSUPPORTED,
-    ),
-    answer("gzip-many-times", coded(b", ".join([b"gzip"] * 1_000), GZIPPED), UNSUPPORTED),
-    answer("gzip-and-identity", coded(b"identity, gzip,", GZIPPED), Relayed(HELLO, reused=True)),
-    miscoded("deflate-corrupt", b"deflate", b"\x78\x9c\xff\xff", BrokenOff()),
-    miscoded("deflate-wrong-checksum", b"deflate", DEFLATED[:-4] + bytes(4), BrokenOff(HELLO)),
-    miscoded("deflate-truncated", b"deflate", DEFLATED[:-1], BrokenOff(HELLO)),
-    answer("deflate-bomb", coded(b"deflate", zlib.compress(ZEROS)), Relayed(ZEROS, reused=True)),
-    miscoded("deflate-without-zlibs-frame", b"deflate", RAW_DEFLATED, BrokenOff()),
-    answer("brotli", coded(b"br", b"\x0b\x02\x80hello\x03"), UNSUPPORTED),
-    answer("zstandard", coded(b"zstd", b"\x28\xb5\x2f\xfd"), UNSUPPORTED),
-    answer("coding-unknown", coded(b"x-nonsense", FIVE), UNSUPPORTED),
-    answer("coding-no-token", coded(b'"gzip"', GZIPPED), UNSUPPORTED),
     answer("coding-unknown-of-no-content", coded(b"br", b""), Relayed(reused=True)),
 ]
 
-LOCATIONS = {
-    "absent": None,
-    "relative": "/elsewhere",
-    "evil": "https://evil.example/?x=1",
-}
+EVIL = "https://evil.example/?x=1"
 REDIRECTS = [
     answer(
-        f"redirect-{status}-location-{name}",
+        f"redirect-{status}-{name}",
         b"HTTP/1.1 %d Moved\r\n" % status
         + (b"" if location is None else b"Location: %b\r\n" % location.encode())
         + b"Content-Length: 5\r\n\r\n"
         + FIVE,
         Relayed(FIVE, reused=True, status=f"{status} Moved", location=location),
     )
-    for status, (name, location) in itertools.product((301, 302, 303, 307, 308), LOCATIONS.items())
+    for status, name, location in (
+        (302, "nowhere", None),
+        (302, "within-fal", "/elsewhere"),
+        *((status, "elsewhere", EVIL) for status in (301, 302, 303, 307, 308)),
+    )
 ]
 
 FAULTS = [
     *UNMADE,
     *NO_TLS,
     *NO_HEAD,
-    *STATUS_LINES,
-    *FIELDS,
+    *HEADS,
     *LENGTHS,
-    *TRANSFERS,
     *CHUNKS,
     *EXCESS,
     *CODINGS,
@@ -1108,7 +869,8 @@ def request(proxy: FalProxy, stage: Stage) -> Seen:
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         seen.status, seen.headers = status, headers
-        stage.head_relayed.set()
+        if not stage.content:
+            stage.content_relayed.set()
         return seen.pieces.append
 
     environ: dict[str, Any] = {
@@ -1118,7 +880,10 @@ def request(proxy: FalProxy, stage: Stage) -> Seen:
     }
     response = proxy(environ, start_response)
     try:
-        seen.pieces += response
+        for piece in response:
+            seen.pieces.append(piece)
+            if seen.content == stage.content:
+                stage.content_relayed.set()
     except Truncated as error:
         seen.broken_off = True
         seen.tracebacks.append(shown(error))
@@ -1132,7 +897,7 @@ def request(proxy: FalProxy, stage: Stage) -> Seen:
 def meet(fault: Fault, directory: Path, *, byte_by_byte: bool = False) -> tuple[Seen, Seen]:
     """Meet a fault, send another request on the same proxy, and tell what came of both."""
     before = set(threading.enumerate())
-    stage = Stage()
+    stage = Stage(fault.outcome.content if isinstance(fault.outcome, BrokenOff) else b"")
     script = fault.script(stage, byte_by_byte=byte_by_byte)
     server = RawServer(script, authority=authority(), plain=(1,) if fault.in_the_clear else ())
     manager = server.pool_manager(directory)
@@ -1158,8 +923,6 @@ def meet(fault: Fault, directory: Path, *, byte_by_byte: bool = False) -> tuple[
 
 
 def assert_outcome(seen: Seen, outcome: Outcome) -> None:
-    if isinstance(outcome, Malformed) and seen.status != outcome.status:
-        outcome = MALFORMED
     match outcome:
         case Ours(status, reason):
             assert seen.header("x-fal-proxy-error") == reason
@@ -1169,7 +932,7 @@ def assert_outcome(seen: Seen, outcome: Outcome) -> None:
         case BrokenOff(content, status):
             assert seen.status == status
             assert seen.broken_off
-            assert content.startswith(seen.content)
+            assert seen.content == content
         case Relayed(content, _, status, location):  # pragma: no branch - the last one
             assert seen.status == status
             assert not seen.broken_off
@@ -1197,11 +960,6 @@ def test_a_fault_has_its_outcome_and_the_next_request_is_answered_right(
             assert logged == []
         case Ours(_, reason):
             assert [line.partition(":")[0] for line in logged] == [reason]
-        case Malformed():
-            assert [line.partition(":")[0] for line in logged] in (
-                ["truncated"],
-                ["upstream_malformed"],
-            )
         case BrokenOff():  # pragma: no branch - the last one
             assert [line.partition(":")[0] for line in logged] == ["truncated"]
     for line in logged:
@@ -1224,6 +982,8 @@ BY_BYTES = [case for case in FAULTS if is_the_same_byte_by_byte(case.values[0])]
 def test_a_fault_has_the_same_outcome_when_it_comes_byte_by_byte(
     fault: Fault, tmp_path: Path
 ) -> None:
+    if fault.piecemeal is not None:
+        fault = replace(fault, outcome=fault.piecemeal)
     first, second = meet(fault, tmp_path, byte_by_byte=True)
     assert_outcome(first, fault.outcome)
     assert_outcome(second, Relayed(RIGHT))

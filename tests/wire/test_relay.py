@@ -6,11 +6,11 @@ import io
 import logging
 import traceback
 from typing import TYPE_CHECKING, Any
-from wsgiref.util import setup_testing_defaults
 
 import pytest
 import webtest
 
+from tests.support.environs import JSON, RUN, TARGET, answer_to
 from tests.support.raw_server import RawServer
 from wsgi_fal_proxy import FalProxy, KeyFile, SettingsError, __version__
 from wsgi_fal_proxy._core.exchange import Exchange
@@ -25,28 +25,6 @@ if TYPE_CHECKING:
 
     from tests.support.network import NetworkGuard
     from wsgi_fal_proxy.testing import FakeFal
-
-RUN = "https://fal.run/fal-ai/flux/dev"
-TARGET = "x-fal-target-url"
-JSON = {"Content-Type": "application/json"}
-
-
-def answer_to(proxy: FalProxy, **environ: Any) -> tuple[str, dict[str, str], bytes]:
-    """Call the proxy with an environ that no HTTP client would make."""
-    full: WSGIEnvironment = {"wsgi.input": io.BytesIO(), **environ}
-    setup_testing_defaults(full)
-    started: list[tuple[str, dict[str, str]]] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        started.append((status, dict(headers)))
-        return lambda data: None
-
-    iterable = proxy(full, start_response)
-    content = b"".join(iterable)
-    if hasattr(iterable, "close"):
-        iterable.close()
-    ((status, headers),) = started
-    return status, headers, content
 
 
 # Each request here is wrong in this respect and in all those after it.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import webtest
 
+from tests.support.environs import answer_to
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.support.serving import ROOT
-from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import STRICT_URLS, Allow, FalProxy, FalProxyMiddleware, KeyFile, allow_anyone
 from wsgi_fal_proxy._policy.policy import _warn_that_anyone_may_call
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support import targets
+from tests.support.environs import answer_to
 from tests.support.raw_server import Connection, RawServer
-from tests.wire.test_relay import answer_to
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.testing import FakeFalPoolManager
 

@@ -23,8 +23,8 @@ import webtest
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
 
+from tests.support.environs import RUN, TARGET, answer_to
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answering
-from tests.wire.test_relay import RUN, TARGET, answer_to
 from wsgi_fal_proxy import FalProxy, SettingsError
 from wsgi_fal_proxy._upstream import connect
 from wsgi_fal_proxy._upstream.connect import connection_class

@@ -35,6 +35,7 @@ def byte_by_byte(data: bytes) -> list[bytes]:
         pytest.param([("Content-Encoding", "deflate")], "deflate", id="deflate"),
         pytest.param([("Content-Encoding", "\tgzip ")], "gzip", id="space-around"),
         pytest.param([("Content-Encoding", "identity, gzip")], "gzip", id="identity-and-gzip"),
+        pytest.param([("Content-Encoding", "identity, gzip,")], "gzip", id="empty-at-the-end"),
         pytest.param(
             [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")],
             "gzip",
@@ -56,6 +57,14 @@ def test_coding_is_told_by_the_headers(headers: list[tuple[str, str]], coding: s
         pytest.param([("Content-Encoding", "gzip;q=1")], id="parameter"),
         pytest.param([("Content-Encoding", "gzip, br")], id="one-upon-another"),
         pytest.param([("Content-Encoding", "gzip, gzip")], id="gzip-twice"),
+        pytest.param(
+            [("Content-Encoding", "gzip"), ("Content-Encoding", "gzip")], id="gzip-and-gzip"
+        ),
+        pytest.param(
+            [("Content-Encoding", ", ".join(["gzip"] * 1_000))], id="gzip-a-thousand-times"
+        ),
+        pytest.param([("Content-Encoding", '"gzip"')], id="quoted"),
+        pytest.param([("Content-Encoding", "x-nonsense")], id="unknown"),
         pytest.param(
             [("Content-Encoding", "gzip"), ("Content-Encoding", "deflate")], id="two-fields"
         ),
@@ -131,16 +140,17 @@ def test_event_is_given_as_soon_as_it_has_come() -> None:
 
 @codings
 @pytest.mark.parametrize(
-    "lost",
+    "end",
     [
-        pytest.param(1, id="last-byte"),
-        pytest.param(9, id="checksum-and-more"),
-        pytest.param(20, id="twenty-bytes"),
+        pytest.param(-1, id="last-byte"),
+        pytest.param(-9, id="checksum-and-more"),
+        pytest.param(-20, id="twenty-bytes"),
+        pytest.param(5, id="all-but-five-bytes"),
     ],
 )
-def test_coding_that_ends_early_is_truncated(coding: str, encode: Encode, lost: int) -> None:
+def test_coding_that_ends_early_is_truncated(coding: str, encode: Encode, end: int) -> None:
     with pytest.raises(Truncated) as caught:
-        list(decoded([encode(CONTENT)[:-lost]], coding))
+        list(decoded([encode(CONTENT)[:end]], coding))
     assert caught.value.reason == "truncated"
 
 
@@ -155,6 +165,10 @@ def broken_checksum(data: bytes) -> bytes:
         pytest.param(CONTENT, "deflate", id="not-zlib"),
         pytest.param(zlib.compress(CONTENT), "gzip", id="zlib-for-gzip"),
         pytest.param(gzip.compress(CONTENT), "deflate", id="gzip-for-zlib"),
+        pytest.param(gzip.compress(CONTENT)[:10] + b"\x07" * 20, "gzip", id="gzip-within"),
+        pytest.param(gzip.compress(CONTENT) + b"garbage", "gzip", id="garbage-after-gzip"),
+        pytest.param(b"\x78\x9c\xff\xff", "deflate", id="zlib-within"),
+        pytest.param(zlib.compress(CONTENT)[2:-4], "deflate", id="deflate-without-zlibs-frame"),
         pytest.param(broken_checksum(gzip.compress(CONTENT)), "gzip", id="gzip-checksum"),
         pytest.param(gzip.compress(CONTENT)[:-1] + b"\xff", "gzip", id="gzip-length"),
         pytest.param(zlib.compress(CONTENT)[:-1] + b"\xff", "deflate", id="zlib-checksum"),

@@ -145,6 +145,7 @@ def test_head_is_read(
     [
         pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n", id="100"),
         pytest.param(b"HTTP/1.1 102 Processing\r\n\r\n" * 3, id="102-three-times"),
+        pytest.param(b"HTTP/1.1 100 Go on\r\n\r\n" * 1_000, id="100-a-thousand-times"),
         pytest.param(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", id="103"),
         pytest.param(b"HTTP/1.1 199\r\nContent-Length: 5\r\n\r\n", id="199-with-length"),
         pytest.param(b"HTTP/1.1 100 a\r\n\r\nHTTP/1.1 103 b\r\n\r\n", id="100-then-103"),
@@ -175,9 +176,16 @@ def test_what_follows_the_head_is_left_over(split: Split) -> None:
     [
         pytest.param(b"H", id="one-byte"),
         pytest.param(b"HTTP/1.", id="begin"),
+        pytest.param(b"HTTP/1.1 20", id="in-the-status"),
+        pytest.param(b"HTTP/1.1 200", id="after-the-status"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n", id="after-the-status-line"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Le", id="in-a-name"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1", id="in-a-value"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r", id="no-newline"),
         pytest.param(b"HTTP/1.1 200 OK\r\nA: b\r\n", id="no-empty-line"),
         pytest.param(b"HTTP/1.1 200 OK\r\nA: b\r\n\r", id="no-last-newline"),
         pytest.param(b"HTTP/1.1 100 Continue\r\n\r\n", id="interim-alone"),
+        pytest.param(b"HTTP/1.1 103 Early\r\nLink: </a>\r\n\r\n", id="interim-with-fields-alone"),
         pytest.param(b"HTTP/1.1 200 OK\nA: b\n\n", id="bare-newlines-throughout"),
     ],
 )
@@ -232,6 +240,31 @@ def test_connection_that_ends_at_once_has_not_started() -> None:
         pytest.param(b"HTTP/1.1 200 O\rK", STATUS_LINE, id="bare-cr-in-phrase"),
         pytest.param(b"HTTP/1.1 200 O\nK", STATUS_LINE, id="bare-lf-in-phrase"),
         pytest.param(b"HTTP/1.1 200 OK\nA: b", STATUS_LINE, id="bare-lf-after-status-line"),
+        pytest.param(b"\r\n\r\n", STATUS_LINE, id="empty-lines-alone"),
+        pytest.param(b"\nHTTP/1.1 200 OK", STATUS_LINE, id="lf-first"),
+        pytest.param(b"\xef\xbb\xbfHTTP/1.1 200 OK", STATUS_LINE, id="byte-order-mark-first"),
+        pytest.param(b"HTTP/2.0 200 OK", STATUS_LINE, id="http-2.0"),
+        pytest.param(b"HTTP/1 200 OK", STATUS_LINE, id="http-1"),
+        pytest.param(b"HTTP/0.9 200 OK", STATUS_LINE, id="http-0.9"),
+        pytest.param(b"HTTP/01.1 200 OK", STATUS_LINE, id="http-01.1"),
+        pytest.param(b"200 OK", STATUS_LINE, id="no-version"),
+        pytest.param(b"HTTP/1.1 ", STATUS_LINE, id="no-status-but-space"),
+        pytest.param(b"HTTP/1.1 OK", STATUS_LINE, id="no-digits"),
+        pytest.param(b"HTTP/1.1 2OO OK", STATUS_LINE, id="letters-for-digits"),
+        pytest.param(
+            "HTTP/1.1 \uff12\uff10\uff10 OK".encode(), STATUS_LINE, id="digits-of-unicode"
+        ),
+        pytest.param(b"HTTP/1.1 000 None", STATUS_LINE, id="status-000"),
+        pytest.param(b"HTTP/1.1 999 Request Denied", STATUS_LINE, id="status-999"),
+        pytest.param(b"HTTP/1.1 -200 OK", STATUS_LINE, id="status-negative"),
+        pytest.param(b"HTTP/1.1200 OK", STATUS_LINE, id="no-space-before-status"),
+        pytest.param(b"HTTP/1.1 200 \x1b[31mOK", STATUS_LINE, id="escape-in-phrase"),
+        pytest.param(b"GET / HTTP/1.1", STATUS_LINE, id="a-request"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", STATUS_LINE, id="ssh"),
+        pytest.param(b"220 mail.example ESMTP\r\n", STATUS_LINE, id="smtp"),
+        pytest.param(b'{"detail": "Down"}', STATUS_LINE, id="json"),
+        pytest.param(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00", STATUS_LINE, id="http-2-settings"),
+        pytest.param(b"\x00", STATUS_LINE, id="null-alone"),
         pytest.param(b"HTTP/1.1 101 Switching Protocols", "switched", id="101"),
         # The fields.
         pytest.param(b"HTTP/1.1 200 OK\r\nA : b", "header line", id="space-before-colon"),
@@ -253,6 +286,13 @@ def test_connection_that_ends_at_once_has_not_started() -> None:
         pytest.param(b"HTTP/1.1 200 OK\r\nA B: c", "header line", id="space-in-name"),
         pytest.param(b"HTTP/1.1 200 OK\r\nA(B): c", "header line", id="delimiter-in-name"),
         pytest.param(b"HTTP/1.1 200 OK\r\n\xc3\xa9: c", "header line", id="name-not-ascii"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nA: \x01", "header line", id="control-character"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nA: \x1b[31m", "header line", id="escape"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nA\x00: b", "header line", id="name-with-null"),
+        pytest.param(b'HTTP/1.1 200 OK\r\n"A": b', "header line", id="name-quoted"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nHTTP/1.1 200 OK", "header line", id="a-second-status-line"
+        ),
         pytest.param(
             b"HTTP/1.1 200 OK" + b"\r\nA: b" * (MAX_FIELDS + 1), "too many", id="too-many-fields"
         ),
@@ -285,6 +325,35 @@ def test_connection_that_ends_at_once_has_not_started() -> None:
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 05",
             "Length",
             id="two-spellings-of-a-length",
+        ),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: five", "Length", id="length-in-letters"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5e0", "Length", id="length-with-exponent"
+        ),
+        pytest.param(
+            "HTTP/1.1 200 OK\r\nContent-Length: \uff15".encode(), "Length", id="length-of-unicode"
+        ),
+        pytest.param(b'HTTP/1.1 200 OK\r\nContent-Length: "5"', "Length", id="length-quoted"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0000000000000000005",
+            "Length",
+            id="length-of-19-digits-zeros-first",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551621",
+            "Length",
+            id="length-of-2-to-the-64",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5;5", "Length", id="lengths-with-semicolon"
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5, 05", "Length", id="two-spellings-in-a-list"
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\ncontent-length: ",
+            "Length",
+            id="length-and-an-empty-field",
         ),
         pytest.param(
             b"HTTP/1.1 204 No Content\r\nContent-Length: x", "Length", id="length-of-no-content"
@@ -333,6 +402,29 @@ def test_connection_that_ends_at_once_has_not_started() -> None:
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: \x0bchunked", "header line", id="coding-control"
         ),
         pytest.param(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: identity",
+            "Encoding",
+            id="length-and-identity",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip",
+            "Encoding",
+            id="chunked-and-gzip",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked",
+            "Encoding",
+            id="chunked-twice-in-a-list",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, chunked",
+            "Encoding",
+            id="identity-and-chunked",
+        ),
+        pytest.param(
+            b'HTTP/1.1 200 OK\r\nTransfer-Encoding: "chunked"', "Encoding", id="coding-quoted"
+        ),
+        pytest.param(
             b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked", "Encoding", id="chunked-in-http-1.0"
         ),
         pytest.param(
@@ -374,6 +466,9 @@ def test_head_as_long_as_the_bound_is_read(ends: list[bytes]) -> None:
     "pieces",
     [
         pytest.param([b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD_BYTES], id="one-line"),
+        pytest.param([b"HTTP/1.1 200 " + b"a" * MAX_HEAD_BYTES], id="status-line"),
+        pytest.param([b"HTTP/1.1 200 OK\r\n" + b"a" * MAX_HEAD_BYTES], id="name"),
+        pytest.param([b"HTTP/1.1 103 Early\r\nA: " + b"a" * MAX_HEAD_BYTES], id="interim-head"),
         pytest.param([b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 11_000], id="many-lines"),
         pytest.param([b"HTTP/1.1 200 OK\r\n"] + [b"A: b\r\n" * 1_000] * 11, id="in-pieces"),
         pytest.param(
@@ -642,10 +737,16 @@ def test_excess_is_seen_in_a_later_piece() -> None:
     [
         pytest.param(b"", id="before-the-first-size"),
         pytest.param(b"3", id="in-the-size"),
+        pytest.param(b"3;a", id="in-the-extension"),
+        pytest.param(b"3\r", id="within-the-newline-of-the-size"),
         pytest.param(b"3\r\n", id="before-the-data"),
         pytest.param(b"3\r\nab", id="in-the-data"),
         pytest.param(b"3\r\nabc", id="after-the-data"),
+        pytest.param(b"3\r\nabc\r", id="within-the-newline-of-the-data"),
         pytest.param(b"3\r\nabc\r\n", id="between-chunks"),
+        pytest.param(b"3\r\nabc\r\n0", id="in-the-last-size"),
+        pytest.param(b"3\r\nabc\r\n0\r", id="within-the-newline-of-the-last-size"),
+        pytest.param(b"3\r\nabc\r\n0\r\nA: b", id="in-the-trailers"),
         pytest.param(b"3\r\nabc\r\n0\r\n", id="before-the-trailers"),
         pytest.param(b"3\r\nabc\r\n0\r\nA: b\r\n", id="before-the-empty-line"),
         pytest.param(b"3\r\nabc\r\n0\r\n\r", id="before-the-last-newline"),
@@ -673,6 +774,11 @@ def test_content_in_chunks_does_not_end_with_the_connection(data: bytes, split: 
         pytest.param(b"3.0\r\nabc\r\n", id="size-with-point"),
         pytest.param(b" 3\r\nabc\r\n", id="size-after-space"),
         pytest.param(b"3 3\r\nabc\r\n", id="size-twice"),
+        pytest.param(b"five\r\nabc\r\n", id="size-no-number"),
+        pytest.param(b"10000000000000003\r\nabc\r\n", id="size-of-2-to-the-64"),
+        pytest.param(b"3\r\nabc\r\n-3\r\nabc\r\n", id="size-negative-after-a-good-one"),
+        pytest.param(b"3\r\nabc\r\n\r\n0\r\n\r\n", id="empty-line-after-data"),
+        pytest.param(b"3\r\nabc\r\nHTTP/1.1 200 OK\r\n\r\n", id="head-of-another-answer"),
         pytest.param(b"\xb3\r\nabc\r\n", id="size-superscript"),
         pytest.param(b"\x003\r\nabc\r\n", id="size-after-null"),
         pytest.param(b"0000000000000003\r\nabc\r\n", id="size-of-16-digits"),
