@@ -186,9 +186,13 @@ class FakeFal:
         """Stop serving; streams run to their end."""
         self._app.stop()
         for server in filter(None, (self._plain, self._secure)):
-            if self._threads:  # else it would wait for ever for the end of what never began
+            # A server that serves closes its socket itself, on its own thread, when it is shut
+            # down. To close it here as well would race with that. One that never began to serve
+            # could not be shut down.
+            if self._threads:
                 server.shutdown()
-            server.server_close()
+            else:
+                server.server_close()
         for thread in self._threads:
             thread.join()
         if self._directory is not None:
