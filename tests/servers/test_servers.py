@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, Script
 from tests.support.servers import PROXY_PASS, SERVERS, Cut, Server, Shutdown, nginx
-from tests.support.serving import JS, Served, dialling_raw
+from tests.support.serving import JS, Served, dialling_raw, other_end, wait_for_close
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,6 +184,7 @@ def test_fal_stops_when_the_client_leaves(running: Running, begun: bool) -> None
         assert arrived.wait(WAIT_SECONDS)
         if begun:
             read_until(client, EVENT)
+        servers_end = other_end(client)
     # By the time that another request has been answered, what notices at once has.
     running.upstream.scripts[b"/ok"] = answering
     with running.connect() as client:
@@ -192,6 +193,8 @@ def test_fal_stops_when_the_client_leaves(running: Running, begun: bool) -> None
     left.set()
     assert closed.wait(WAIT_SECONDS)
     assert noticed_at_once == []
+    # Then the log has what the server says of it.
+    wait_for_close(servers_end)
     log = running.served.log.read_text()
     assert "Traceback" not in log or not running.server.at_once
     assert "upstream_closed" not in log

@@ -221,7 +221,7 @@ SERVERS = {
             "granian --interface wsgi --port 8000 --blocking-threads 64"
             " wsgi_fal_proxy.wsgi:application",
         ),
-        cut=Cut.WITH_LENGTH,
+        cut=Cut.HTTP_1_1,
         at_once=False,
     ),
     "uwsgi": Server("uWSGI", *_by(_UWSGI, *_HOME), cut=Cut.BY_RESET, chunked=400, closes_after=ALL),

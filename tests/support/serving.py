@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from glob import iglob
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -139,6 +140,31 @@ def wait_for_port(port: int) -> None:
             return
         assert monotonic() < end, f"nothing listens on port {port}"
         sleep(0.01)
+
+
+def other_end(client: socket.socket) -> str:
+    """Name the server's end of a connection over loopback, as /proc names what processes hold."""
+    ends = [f"0100007F:{port:04X}" for _, port in (client.getpeername(), client.getsockname())]
+    connections = map(str.split, Path("/proc/net/tcp").read_text().splitlines())
+    (inode,) = (fields[9] for fields in connections if fields[1:3] == ends)
+    return f"socket:[{inode}]"
+
+
+def wait_for_close(name: str) -> None:
+    """Wait until no process holds this socket: the server has done all it does for it."""
+    end = monotonic() + WAIT_SECONDS
+    while _is_held(name):
+        assert monotonic() < end, f"{name} is not closed"
+        sleep(0.01)
+
+
+def _is_held(name: str) -> bool:
+    # Unlike pathlib's, this glob passes over processes that end meanwhile.
+    for descriptor in iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor) == name:
+                return True
+    return False
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -91,6 +91,17 @@ def test_a_client_that_has_left_is_no_error(pair: Pair) -> None:
     client.reset(ours.fileno())
 
 
+def test_after_a_reset_the_server_reads_the_end_and_no_error(pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.close()
+    # The client's system answers this by a reset, so that the connection is gone before ours.
+    ours.sendall(b"truncated")
+    client.reset(ours.fileno())
+    with pytest.raises(BrokenPipeError):
+        ours.sendall(b"0\r\n\r\n")
+    assert ours.recv(100) == b""
+
+
 def test_where_the_system_knows_no_such_reset_it_is_left_to_the_server(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

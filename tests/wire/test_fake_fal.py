@@ -25,6 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from urllib3.exceptions import NewConnectionError, SSLError
 from werkzeug import Response
+from werkzeug.serving import BaseWSGIServer
 
 from tests.support.raw_server import WAIT_SECONDS, Connection
 from wsgi_fal_proxy.testing import FakeFal, RecordedRequest
@@ -1239,6 +1240,29 @@ def test_a_client_that_never_shakes_hands_holds_nobody_up() -> None:
 
 def test_what_never_started_can_be_stopped() -> None:
     FakeFal().stop()
+
+
+@pytest.mark.parametrize("started", [True, False])
+@pytest.mark.parametrize("tls", [False, True])
+def test_stop_closes_each_socket_once(
+    monkeypatch: pytest.MonkeyPatch, tls: bool, started: bool
+) -> None:
+    closed: list[int] = []
+
+    def server_close(server: BaseWSGIServer) -> None:
+        closed.append(server.port)
+        super(BaseWSGIServer, server).server_close()
+
+    monkeypatch.setattr(BaseWSGIServer, "server_close", server_close)
+    fake = FakeFal(tls=tls)
+    if started:
+        fake.start()
+    ports = {fake.port, int(fake.url.rpartition(":")[2])}
+    fake.stop()
+    assert sorted(closed) == sorted(ports)
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), WAIT_SECONDS)
 
 
 def test_stopping_twice_is_stopping(fake: FakeFal) -> None:

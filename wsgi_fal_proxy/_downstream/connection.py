@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import sys
 from contextlib import suppress
@@ -79,8 +80,12 @@ def reset(fd: int) -> None:
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - takes longer to import than most of this package
 
-        no_address = struct.pack("H14x", 0)
-        ctypes.CDLL(None).connect(fd, no_address, len(no_address))
+        system, no_address = ctypes.CDLL(None), struct.pack("H14x", 0)
+        system.connect(fd, no_address, len(no_address))
+        # A server may still read what the client has sent: Werkzeug's does. Without this, Linux
+        # answers ENOTCONN, for which Werkzeug logs a traceback; with it, the end of the input. It
+        # fails, since there is no connection, and takes effect all the same.
+        system.shutdown(fd, socket.SHUT_RD)
 
 
 def _waitress_channel(environ: WSGIEnvironment) -> Any:

@@ -48,9 +48,11 @@ def png(prompt: str, seed: int, width: int, height: int, *, block: int = 1) -> b
                 left = max(0, centre_x - int(half**0.5))
                 right = min(width, centre_x + int(half**0.5))
                 row[3 * left : 3 * right] = colour * max(0, right - left)
-        coarse = b"".join(row[3 * x : 3 * x + 3] * block for x in range(0, width, block))
+        # Only blocks need a loop over the pixels, which takes seconds for a whole picture.
+        if block > 1:
+            row = bytearray().join(row[3 * x : 3 * x + 3] * block for x in range(0, width, block))
         # Each row begins with its filter type; 0 is none.
-        rows += (b"\0" + coarse[: 3 * width]) * min(block, height - y)
+        rows += (b"\0" + row[: 3 * width]) * min(block, height - y)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"".join(
         (

@@ -187,9 +187,12 @@ class FakeFal:
         """Stop serving. Streams that wait run to their end."""
         self._app.stop()
         for server in filter(None, (self._plain, self._secure)):
-            if self._threads:  # otherwise it would wait for ever for a loop that never ran
+            # When a server is shut down, its own thread closes its socket. To close it here as well
+            # would race with that. A server that never served cannot be shut down.
+            if self._threads:
                 server.shutdown()
-            server.server_close()
+            else:
+                server.server_close()
         for thread in self._threads:
             thread.join()
         if self._directory is not None:
