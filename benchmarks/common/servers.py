@@ -39,18 +39,18 @@ class Served:
     log: Path
 
 
-def dialling(port: int, ca_file: Path, package: Path = ROOT) -> dict[str, str]:
+def dialling(port: int, ca_file: Path, project: Path = ROOT) -> dict[str, str]:
     """Return the variables that make a Python program dial the upstream for fal.run.
 
     Args:
         port: The upstream's, on 127.0.0.1.
         ca_file: The authority that signed the upstream's certificate.
-        package: The directory from which the program imports `wsgi_fal_proxy`.
+        project: The root of the checkout from which the program imports modules.
     """
     return {
         "UPSTREAM_PORT": str(port),
         "SSL_CERT_FILE": str(ca_file),
-        "PYTHONPATH": os.pathsep.join((str(_DIALLING), str(package))),
+        "PYTHONPATH": os.pathsep.join((str(_DIALLING), str(project))),
     }
 
 

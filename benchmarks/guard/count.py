@@ -8,11 +8,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from benchmarks.common.processes import ROOT, running
 from benchmarks.common.servers import dialling
 from benchmarks.common.upstream import Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PROGRAM: Final = Path(__file__).with_name("program.py")
 _FEW: Final = 100
@@ -47,25 +50,44 @@ def measure() -> Cost:
         RuntimeError: The measured program failed. The message has its output.
     """
     # All three runs start and end alike, so that the differences have only requests and work.
-    runs = ((_FEW, _FEW), (_REQUESTS, _FEW), (_FEW, _REFERENCES))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        least, requests, references = threads.map(lambda run: _instructions(*run), runs)
+    least, requests, references = _count(
+        [(ROOT, _FEW, _FEW), (ROOT, _REQUESTS, _FEW), (ROOT, _FEW, _REFERENCES)]
+    )
     return Cost(
         (requests - least) / (_REQUESTS - _FEW),
         (references - least) / (_REFERENCES - _FEW),
     )
 
 
-def _instructions(requests: int, references: int) -> int:
+def measure_request(project: Path) -> float:
+    """Count the instructions of one request by the package of a checkout.
+
+    Args:
+        project: The root of the checkout.
+
+    Raises:
+        RuntimeError: The measured program failed. The message has its output.
+    """
+    least, requests = _count([(project, _FEW, 0), (project, _REQUESTS, 0)])
+    return (requests - least) / (_REQUESTS - _FEW)
+
+
+def _count(runs: Sequence[tuple[Path, int, int]]) -> list[int]:
+    """Count the instructions of runs of the program with these arguments."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(lambda run: _instructions(*run), runs))
+
+
+def _instructions(project: Path, requests: int, references: int) -> int:
     """Count all instructions of one run of the program."""
     command = [
         *("valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"),
-        *(sys.executable, str(_PROGRAM), str(ROOT), str(requests), str(references)),
+        *(sys.executable, str(_PROGRAM), str(project), str(requests), str(references)),
     ]
     # Each run has its own upstream, so that none waits for another's.
     with Upstream() as upstream:
         environment = {
-            **dialling(upstream.port, upstream.ca_file),
+            **dialling(upstream.port, upstream.ca_file, project),
             # The order of sets is the same in every run.
             "PYTHONHASHSEED": "0",
         }
