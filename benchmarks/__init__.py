@@ -1,1 +1,5 @@
-"""What the package promises of its behaviour under load and under faults, and what it costs."""
+"""Measures what the package promises under load and under faults, and what it costs.
+
+`python -m benchmarks.speed`, `python -m benchmarks.robustness` and `python -m benchmarks.guard`
+run from the project's root. Imports go down: `__main__`, then measurements, then `common`.
+"""

@@ -1,6 +1,6 @@
 """What a relayed request costs, by a measure that is the same on every machine.
 
-How much that is in time is measured by `benchmarks/speed.py`, in instructions by `guard.py`.
+`python -m benchmarks.speed` measures the time, `python -m benchmarks.guard` the instructions.
 """
 
 from __future__ import annotations

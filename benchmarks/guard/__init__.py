@@ -1,0 +1,1 @@
+"""Guards the instruction count of one request; see `python -m benchmarks.guard --help`."""

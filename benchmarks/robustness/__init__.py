@@ -1,0 +1,1 @@
+"""Measures behaviour under load and under faults; see `python -m benchmarks.robustness --help`."""

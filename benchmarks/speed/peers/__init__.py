@@ -1,0 +1,1 @@
+"""Source of the other proxies. Each runs in its own process and imports only `formula`."""
