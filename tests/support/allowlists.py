@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from wsgi_fal_proxy._fal.request import FalRequest
+from wsgi_fal_proxy._fal.request import FalRequest, parse_request
 from wsgi_fal_proxy._http.request_body import RequestBody
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def body_of(content: bytes, content_type: str = "application/json", **environ: A
 
 
 def request_of(method: str, url: str) -> FalRequest:
-    return FalRequest.parse({"REQUEST_METHOD": method, "HTTP_X_FAL_TARGET_URL": url})
+    return parse_request({"REQUEST_METHOD": method, "HTTP_X_FAL_TARGET_URL": url})
 
 
 def check(allowlist: Allowlist, method: str, url: str, content: bytes = b"{}") -> None:

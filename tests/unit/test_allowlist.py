@@ -338,7 +338,7 @@ def test_body_that_is_not_finished_is_400() -> None:
 def test_body_is_not_read_without_need(allowlist: Allowlist, url: str) -> None:
     body = body_of(b"{}")
     allowlist.check_body(request_of("POST", url), body)
-    assert body._first is None
+    assert body.first is None
 
 
 # Through the proxy

@@ -140,7 +140,8 @@ def test_a_call_without_a_socket_yet_can_be_broken_off() -> None:
     call.abort()
     connection: Any = SimpleNamespace(sock=socket.socket())
     connection.sock.close()
-    call.hold(None, connection, is_connected=True)  # type: ignore[arg-type]
+    pool: Any = SimpleNamespace(acquire=lambda call, seconds: connection, block=False)
+    call.acquire(pool, None)
     call.abort()
     assert call.aborted
 
@@ -340,7 +341,7 @@ def test_addresses_that_refuse_are_502(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_default_manager_makes_connections_of_ours() -> None:
-    pool = FalProxy(key="k")._upstream._pools.of("fal.run")
+    pool = FalProxy(key="k")._upstream._pools.make("fal.run")
     assert isinstance(pool, RelayPool)
     assert issubclass(pool.ConnectionCls, _Checked)
     assert issubclass(pool.ConnectionCls, _Dialled)

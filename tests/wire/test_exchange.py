@@ -9,6 +9,7 @@ import socket
 import threading
 from contextlib import ExitStack
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -142,7 +143,7 @@ def test_call_gives_the_connection_back_though_its_close_fails(tmp_path: Path) -
         connection.close = close_and_fail
         content.close()
         assert closed == [True]
-        pool = proxy._upstream._pools.of("fal.run")
+        pool = proxy._upstream._pools.proven["fal.run"]
         assert pool._kept == [connection]
         del connection.close
         # And so is the slot.
@@ -179,14 +180,17 @@ def test_call_aborted_while_it_connects_leaves_the_descriptor_alone() -> None:
         class Connecting:
             """Its socket was closed, and another connection has the descriptor by now."""
 
-            sock = other
+            sock: socket.socket | None = None
 
             def close(self) -> None:
                 pass
 
         connecting: Any = Connecting()
-        pool: Any = type("Pool", (), {"release": lambda self, connection: None})()
-        call.hold(pool, connecting, is_connected=False)
+        pool: Any = SimpleNamespace(
+            acquire=lambda call, seconds: connecting, release=lambda connection: None, block=False
+        )
+        call.acquire(pool, None)
+        connecting.sock = other
         call.abort()
         other.send(b"still there")
         assert other_end.recv(20) == b"still there"
@@ -275,7 +279,7 @@ def test_pool_manager_for_socks_keeps_its_own_way_of_dialling() -> None:
     from urllib3.contrib.socks import SOCKSConnection, SOCKSProxyManager  # noqa: PLC0415
 
     proxy = FalProxy(key="k", pool_manager=SOCKSProxyManager("socks5h://127.0.0.1:1"))
-    connections: Any = proxy._upstream._pools.of("fal.run").ConnectionCls
+    connections: Any = proxy._upstream._pools.make("fal.run").ConnectionCls
     assert connections._new_conn is SOCKSConnection._new_conn
     assert get(proxy)[1]["x-fal-proxy-error"] == "upstream_unreachable"
 

@@ -27,6 +27,7 @@ from tests.support.environs import RUN, TARGET, answer_to
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answering
 from wsgi_fal_proxy import FalProxy, SettingsError
 from wsgi_fal_proxy._upstream import connect
+from wsgi_fal_proxy._upstream.call import Call
 from wsgi_fal_proxy._upstream.connect import connection_class
 from wsgi_fal_proxy._upstream.pool import _pool_class
 from wsgi_fal_proxy._upstream.wire import receive, send_all
@@ -356,7 +357,7 @@ def test_any_number_of_hosts_can_be_called_and_the_last_ones_alone_are_known(
         for number in range(40):
             url = f"https://h{number}.fal.run/"
             assert answer_to(proxy, HTTP_X_FAL_TARGET_URL=url)[0] == "200 OK"
-    assert len(proxy._upstream._pools._proven) <= 32
+    assert len(proxy._upstream._pools.proven) <= 32
 
 
 @pytest.mark.parametrize("has_poll", [True, False], ids=["poll", "as-on-Windows"])
@@ -384,32 +385,32 @@ def pool_of(**options: Any) -> Any:
 def test_relay_pool_gives_the_connection_that_came_back_last_and_closes_what_is_too_much() -> None:
     with socket.socket() as sock:
         pool = pool_of(maxsize=2)
-        first, second, third = (pool.acquire(None) for _ in range(3))
+        first, second, third = (pool.acquire(Call(), None) for _ in range(3))
         third.sock = sock
         for connection in (first, second, third):
             pool.release(connection)
         assert sock.fileno() == -1
-        assert [pool.acquire(None), pool.acquire(None)] == [second, first]
-        assert pool.acquire(None) not in {first, second, third}
+        assert [pool.acquire(Call(), None), pool.acquire(Call(), None)] == [second, first]
+        assert pool.acquire(Call(), None) not in {first, second, third}
 
 
 def test_relay_pool_that_is_closed_closes_what_it_has_and_what_comes_back() -> None:
     with socket.socket() as kept, socket.socket() as out:
         pool = pool_of()
-        first, second = (pool.acquire(None) for _ in range(2))
+        first, second = (pool.acquire(Call(), None) for _ in range(2))
         first.sock, second.sock = kept, out
         pool.release(first)
         pool.close()
         assert (kept.fileno(), out.fileno() == -1) == (-1, False)
         pool.release(second)
         assert out.fileno() == -1
-        assert pool.acquire(None) not in {first, second}
+        assert pool.acquire(Call(), None) not in {first, second}
 
 
 def test_relay_pool_that_is_dropped_closes_what_it_has() -> None:
     with socket.socket() as kept:
         pool = pool_of()
-        connection = pool.acquire(None)
+        connection = pool.acquire(Call(), None)
         connection.sock = kept
         pool.release(connection)
         del pool, connection

@@ -13,7 +13,7 @@ from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._process.fork import reset_in_children
 from wsgi_fal_proxy._process.unpatched import Empty, SimpleQueue, is_patched
 from wsgi_fal_proxy._upstream.call import Call
-from wsgi_fal_proxy.errors import BodyIncomplete, ClientGone, FalProxyError, GatewayError, Refusal
+from wsgi_fal_proxy.errors import ClientGone, FalProxyError, GatewayError, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from wsgi_fal_proxy._core.record import Recorder
     from wsgi_fal_proxy._fal.request import FalRequest
+    from wsgi_fal_proxy._http.fields import Fields
     from wsgi_fal_proxy._http.request_body import RequestBody
     from wsgi_fal_proxy._policy.limits.store import Refund
-    from wsgi_fal_proxy._upstream.response import UpstreamResponse
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
@@ -50,29 +50,29 @@ class Exchange(Call):
     Attributes:
         request: The request, once it has been parsed.
         identity: Who the caller is, once `authorize` has said so.
-        response: fal's, once its head is here.
-        head_at: `time.monotonic()` when fal's head was here.
+        fal_fields: The header fields of fal's answer, once they are here.
+        head_at: `time.monotonic()` when they were here.
+        refund: Refunds the charge on the limits. None: there is none, or it has been settled.
         status: What the client was answered with.
         reason: Why the answer is ours, or was truncated.
-        bytes_up: Bytes of the request's content that were read in order to be relayed.
         bytes_down: Bytes of the answer's content that were given to the server.
         outcome: How it ended; None before.
     """
 
     __slots__ = (
         "_recorder",
-        "_refund",
         "_releases",
+        "_watched_fd",
         "body",
         "bytes_down",
-        "bytes_up",
         "environ",
+        "fal_fields",
         "head_at",
         "identity",
         "outcome",
         "reason",
+        "refund",
         "request",
-        "response",
         "start_response",
         "status",
     )
@@ -85,62 +85,62 @@ class Exchange(Call):
         recorder: Recorder,
         total_timeout: float | None,
     ) -> None:
-        super().__init__(total_timeout)
+        # Not by super(), which takes as long as all of this.
+        Call.__init__(self, total_timeout)
         self.environ = environ
         self.start_response = start_response
         self.body = body
         self.request: FalRequest | None = None
         self.identity: str | None = None
-        self.response: UpstreamResponse | None = None
+        self.fal_fields: Fields | None = None
         self.head_at: float | None = None
         self.status: int | None = None
         self.reason: str | None = None
-        self.bytes_up: int = 0
         self.bytes_down: int = 0
         self.outcome: Outcome | None = None
         self._recorder = recorder
-        self._refund: Refund | None = None
-        self._releases: list[Callable[[], object]] = []
+        self.refund: Refund | None = None
+        self._watched_fd: int | None = None
+        self._releases: tuple[Callable[[], object], ...] = ()
 
     # What it holds.
 
     def hold_until_end(self, release: Callable[[], object]) -> None:
         """Register how something that was taken is released."""
-        self._releases.append(release)
+        self._releases = (*self._releases, release)
 
     def watch_client(self) -> None:
         """Abort the call when the client leaves, if the server hands over its connection."""
         fd, connection = client_connection(self.environ)
         if fd is not None:
             watcher.watch(fd, self, connection)
-            self._releases.append(partial(watcher.unwatch, fd, self))
-
-    def charge(self, refund: Refund | None) -> None:
-        """Register a charge on the limits, by what refunds it. None: nothing was charged."""
-        self._refund = refund
+            self._watched_fd = fd
 
     def settle(self, *, billed: bool) -> None:
         """Keep or refund the charge. Only the first call counts."""
-        refund, self._refund = self._refund, None
+        refund, self.refund = self.refund, None
         if refund is not None and not billed:
             refund()
 
-    # How it ends.
+    @property
+    def request_id(self) -> str | None:
+        """The id that fal gave to the request, if it sent one."""
+        fields = self.fal_fields
+        return None if fields is None else next(iter(fields.values("x-fal-request-id")), None)
 
-    def head_is_here(self, response: UpstreamResponse) -> None:
-        """Note fal's answer."""
-        self.response = response
-        self.head_at = monotonic()
-        self.bytes_up = self.body.taken
+    # How it ends.
 
     def release(self) -> None:
         """Release all that is held, the last first. If one fails, the others are released still."""
-        releases, self._releases = self._releases, []
+        if self._watched_fd is not None:
+            watcher.unwatch(self._watched_fd, self)
+            self._watched_fd = None
+        releases, self._releases = self._releases, ()
         if self.connection is not None:
-            releases.append(partial(self.release_connection, reusable=False))
-        while releases:
+            releases = (*releases, partial(self.release_connection, reusable=False))
+        for release in reversed(releases):
             try:
-                releases.pop()()
+                release()
             except Exception:
                 _logger.exception("The fal proxy could not release a resource; please report this.")
 
@@ -149,8 +149,6 @@ class Exchange(Call):
         self.release()
         self.settle(billed=error.may_be_billed and self.sent)
         self.reason = error.reason
-        # The length of a body that could not be read to its end is not known.
-        self.bytes_up = 0 if isinstance(error, BodyIncomplete) else self.body.taken
 
     def end(self, outcome: Outcome) -> None:
         """Release all that is held and call the recorder. Only the first call counts."""
@@ -191,7 +189,7 @@ class Exchange(Call):
             error.reason,
             error.detail,
             f"{self.request.method} {target.host}{target.path}",
-            None if self.response is None else self.response.request_id,
+            self.request_id,
             monotonic() - self.started,
             because,
         )

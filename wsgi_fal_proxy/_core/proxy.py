@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Unpack
 from weakref import WeakSet
 
@@ -18,7 +19,7 @@ from wsgi_fal_proxy._core.slots import Slots
 from wsgi_fal_proxy._fal.headers import request_headers, response_headers
 from wsgi_fal_proxy._fal.key import Key, KeyFile
 from wsgi_fal_proxy._fal.operations import may_be_billed
-from wsgi_fal_proxy._fal.request import FalRequest
+from wsgi_fal_proxy._fal.request import parse_request
 from wsgi_fal_proxy._http.content_coding import content_coding, decoded
 from wsgi_fal_proxy._http.fields import environ_key
 from wsgi_fal_proxy._http.request_body import RequestBody
@@ -160,17 +161,20 @@ class FalProxy:
 
     def _relay(self, exchange: Exchange) -> UpstreamResponse:
         """Check a request and send it: rules 1 to 5 of the formula."""
-        body, policy = exchange.body, self._policy
-        request = exchange.request = FalRequest.parse(exchange.environ)  # rules 1 to 3
-        policy.check(request)
+        environ, body, policy = exchange.environ, exchange.body, self._policy
+        request = exchange.request = parse_request(environ)  # rules 1 to 3
+        if not policy.is_open:
+            policy.check(request)
         body.accept()  # rule 4
-        exchange.identity = policy.identify(request)
-        policy.check_body(request, body)
-        exchange.charge(policy.take(request, exchange.identity))
+        body.read_ahead()
+        if not policy.is_open:
+            exchange.identity = policy.identify(request)
+            policy.check_body(request, body)
+            exchange.refund = policy.take(request, exchange.identity)
         headers = request_headers(  # rule 5
-            request.environ,
+            environ,
             host=request.target.host,
-            authorization=self._key.authorization(request.environ),
+            authorization=self._key.authorization(environ),
             forwarded=self._forwarded,
             narrowed=policy.narrows_headers,
         )
@@ -181,8 +185,9 @@ class FalProxy:
 
     def _answer(self, exchange: Exchange, response: UpstreamResponse) -> Iterable[bytes]:
         """Pass on fal's answer: its status, its headers, and its content (rules 6 to 8)."""
-        exchange.head_is_here(response)
-        exchange.settle(billed=may_be_billed(response.status))
+        exchange.fal_fields, exchange.head_at = response.fields, monotonic()
+        if exchange.refund is not None:
+            exchange.settle(billed=may_be_billed(response.status))
         coding = content_coding(response.fields) if response.length != 0 else None
         # Usually all content came with the head.
         whole = response.take_whole() if coding is None else None

@@ -57,7 +57,7 @@ class ObserverRecorder:
     def record(self, exchange: Exchange) -> None:
         """See `Recorder`. What the observer raises is logged."""
         now = monotonic()
-        request, response, head_at = exchange.request, exchange.response, exchange.head_at
+        request, head_at = exchange.request, exchange.head_at
         record = CallRecord(
             method=exchange.environ["REQUEST_METHOD"],
             host=None if request is None else request.target.host,
@@ -65,10 +65,10 @@ class ObserverRecorder:
             identity=exchange.identity,
             status=exchange.status,
             reason=exchange.reason,
-            request_id=None if response is None else response.request_id,
+            request_id=exchange.request_id,
             seconds_to_head=None if head_at is None else head_at - exchange.started,
             seconds=now - exchange.started,
-            bytes_up=exchange.bytes_up,
+            bytes_up=exchange.body.taken,
             bytes_down=exchange.bytes_down,
             client_left=exchange.outcome == "client_left",
             truncated=exchange.outcome == "truncated",

@@ -54,7 +54,9 @@ class Key:
     """
 
     def __init__(self, key: str | KeySource | None) -> None:
-        self._source = _source(key)
+        # A key that is given as text need not be asked for.
+        self._fixed = Hidden(key) if isinstance(key, str) else None
+        self._source: KeySource = key if callable(key) else _EnvironmentKey()
         self._missing_detail = _NOTHING_RETURNED if callable(key) else None
         # The last key and its header value: a key is checked only when it changes. It is one
         # tuple, so that two threads cannot mix two keys up.
@@ -68,8 +70,8 @@ class Key:
             KeyMalformed: The key holds a character that no fal key holds, such as a space.
         """
         known, authorization = self._last
-        raw = self._raw(environ)
-        if raw and raw == known:
+        raw = self._fixed or self._raw(environ)
+        if raw is known or (raw and raw == known):
             return authorization
         # From here on, an error can have this frame in its traceback.
         raw = Hidden(raw)
@@ -126,15 +128,6 @@ def _checked(raw: Hidden) -> Hidden:
         del wrong
         raise KeyMalformed(detail)
     return key
-
-
-def _source(key: str | KeySource | None) -> KeySource:
-    if key is None:
-        return _EnvironmentKey()
-    if callable(key):
-        return key
-    hidden = Hidden(key)
-    return lambda _: hidden
 
 
 class KeyFile:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsgi_fal_proxy._fal.headers import TARGET_HEADER
 from wsgi_fal_proxy._fal.operations import Kind, Operation, operation
@@ -17,9 +16,7 @@ if TYPE_CHECKING:
 _METHODS: Final = frozenset({"GET", "POST"})
 
 
-# A dataclass and not a tuple: error reports show all items of a tuple. Nobody compares requests.
-@dataclass(frozen=True, slots=True, eq=False)
-class FalRequest:
+class FalRequest(NamedTuple):
     """A request that may be relayed, if the owner's rules allow it.
 
     Attributes:
@@ -31,7 +28,7 @@ class FalRequest:
             `operation.spends`.
     """
 
-    environ: WSGIEnvironment = field(repr=False)
+    environ: WSGIEnvironment
     method: str
     target: Target
     operation: Operation
@@ -41,18 +38,22 @@ class FalRequest:
         """The fal endpoint in the target's path, such as `fal-ai/flux/dev`; None without one."""
         return self.operation.endpoint
 
-    @classmethod
-    def parse(cls, environ: WSGIEnvironment) -> Self:
-        """Accept a client's request by its method and target (rules 2 and 3 of the formula).
+    def __repr__(self) -> str:
+        return f"FalRequest({self.method!r}, {self.target!r}, {self.operation!r})"
 
-        Raises:
-            MethodNotAllowed: It is no GET or POST, nor a PUT that cancels a queued request.
-            TargetMissing: It names no target.
-            TargetInvalid: The target is not a plain https URL.
-            TargetHostNotAllowed: The target is not fal's.
-        """
-        method: str = environ["REQUEST_METHOD"]
-        return cls(environ, method, *_parse(method, environ.get(TARGET_HEADER)))
+
+def parse_request(environ: WSGIEnvironment) -> FalRequest:
+    """Accept a client's request by its method and target (rules 2 and 3 of the formula).
+
+    Raises:
+        MethodNotAllowed: It is no GET or POST, nor a PUT that cancels a queued request.
+        TargetMissing: It names no target.
+        TargetInvalid: The target is not a plain https URL.
+        TargetHostNotAllowed: The target is not fal's.
+    """
+    method: str = environ["REQUEST_METHOD"]
+    target, asked = _parse(method, environ.get(TARGET_HEADER))
+    return FalRequest(environ, method, target, asked)
 
 
 # The same few are called again and again: a model, a status that is polled. A target has at most

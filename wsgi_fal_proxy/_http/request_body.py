@@ -56,7 +56,12 @@ class RequestBody:
         max_bytes: The largest body that is accepted, in bytes.
     """
 
-    __slots__ = ("_content_type", "_first", "_input", "_max_bytes", "length", "unread")
+    __slots__ = ("_content_type", "_input", "_max_bytes", "first", "length", "taken", "unread")
+
+    first: bytes | None
+    """The first piece, once `read_ahead` has read it."""
+    taken: int
+    """Bytes that have been read in order to be relayed; 0 if a read has failed."""
 
     length: int | None
     """Bytes in the body; 0 without a body. None while it is unknown."""
@@ -67,7 +72,8 @@ class RequestBody:
         self._content_type: str = environ.get("CONTENT_TYPE") or ""
         self._input = environ["wsgi.input"]
         self._max_bytes = max_bytes
-        self._first: bytes | None = None
+        self.first = None
+        self.taken = 0
         self.length = _declared_length(environ)
         # If no length is declared, the server ends the input, and one byte more than accepted
         # shows that the body is too large. Otherwise PEP 3333 forbids reading past the length.
@@ -87,10 +93,11 @@ class RequestBody:
         if self.length == _UNUSABLE:
             raise ContentLengthInvalid
         if self.length is None:
-            self._first = self._read_up_to(PIECE_BYTES)
-            if len(self._first) < PIECE_BYTES or not self.unread:
+            _bound_read_ahead(self._input)
+            self.first = self._read_up_to(PIECE_BYTES)
+            if len(self.first) < PIECE_BYTES or not self.unread:
                 # The body has ended, or is too large.
-                self.length = len(self._first)
+                self.length = len(self.first)
                 self.unread = 0
         if self.length == 0:
             return
@@ -98,12 +105,6 @@ class RequestBody:
             raise UnsupportedMediaType
         if self.length is not None and self.length > self._max_bytes:
             raise self._too_large()
-
-    @property
-    def taken(self) -> int:
-        """The bytes that have been read so far. Wrong after a read that failed."""
-        whole = self._max_bytes + 1 if self.length is None else max(self.length, 0)
-        return whole - self.unread
 
     def read_ahead(self) -> bytes:
         """Read the first piece: all of a small body.
@@ -113,11 +114,18 @@ class RequestBody:
         Raises:
             BodyIncomplete: The body ended before its declared length, or could not be read.
         """
-        if self.length is None or self.length > PIECE_BYTES:
+        if self.first is not None:
+            return self.first
+        if self.unread <= PIECE_BYTES:
+            count = self.unread
+        else:
             _bound_read_ahead(self._input)
-        if self._first is None:
-            self._first = self._read_exactly(min(self.unread, PIECE_BYTES))
-        return self._first
+            count = PIECE_BYTES
+        first = self._read(count)
+        if len(first) < count:
+            first = self._completed(first, count)
+        self.first = first
+        return first
 
     def text(self) -> str | None:
         """Read the whole body as text. It is still relayed byte for byte.
@@ -175,11 +183,14 @@ class RequestBody:
 
     def _read_exactly(self, count: int) -> bytes:
         data = self._read(count)
-        if 0 < len(data) < count:
+        return data if len(data) == count else self._completed(data, count)
+
+    def _completed(self, data: bytes, count: int) -> bytes:
+        """Read on after a short read."""
+        if data:
             data += self._read_up_to(count - len(data))
         if len(data) < count:
-            self.unread = 0
-            raise BodyIncomplete
+            raise self._failed()
         return data
 
     def _read_up_to(self, count: int) -> bytes:
@@ -197,16 +208,20 @@ class RequestBody:
         try:
             data: bytes = self._input.read(count)
         except Exception as error:
-            self.unread = 0
             # If a client leaves in mid-body, each server raises an error of its own.
-            raise BodyIncomplete from error
+            raise self._failed() from error
         if len(data) > count:
-            self.unread = 0
             # fal could read the surplus as another request.
             detail = "The server returned more of the request body than the proxy asked for."
-            raise BodyIncomplete(detail)
+            raise self._failed(detail)
         self.unread -= len(data)
+        self.taken += len(data)
         return data
+
+    def _failed(self, detail: str | None = None) -> BodyIncomplete:
+        """Read no further."""
+        self.unread = self.taken = 0
+        return BodyIncomplete(detail)
 
 
 def _bound_read_ahead(source: object) -> None:

@@ -28,6 +28,7 @@ class Policy:
         limiter: What may be spent. None: no limit.
 
     Attributes:
+        is_open: Whether there is nothing to check and nobody to ask.
         narrows_headers: Whether only those `x-fal-*` headers go up that cannot choose what is run.
     """
 
@@ -42,6 +43,7 @@ class Policy:
         self._allowlist = allowlist
         self._limiter = limiter
         self.narrows_headers: bool = allowlist is not None and allowlist.closes_endpoints
+        self.is_open: bool = self._authorize is None and allowlist is None and limiter is None
         if authorize is None and not self.narrows_headers and limiter is None:
             _warn_that_anyone_may_call()
 

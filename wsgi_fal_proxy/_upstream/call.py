@@ -56,10 +56,20 @@ class Call:
             None if total_timeout is None else self.started + total_timeout
         )
 
-    def hold(self, pool: RelayPool, connection: Connection, *, is_connected: bool) -> None:
-        """Take charge of a connection, to be released to its pool."""
+    def acquire(self, pool: RelayPool, seconds: float | None) -> Connection:
+        """Take a connection from a pool and hold it until its release.
+
+        Args:
+            pool: The pool.
+            seconds: How long to wait, if the pool's size is a bound. None: no limit.
+
+        Raises:
+            RelayFull: The pool's size is a bound, and all connections are in use.
+        """
+        connection = pool.acquire(self, seconds)
         self._pool, self.connection = pool, connection
-        self._is_abortable = is_connected
+        self._is_abortable = connection.sock is not None
+        return connection
 
     def connected(self) -> None:
         """Let `abort` break the connection, which has been made."""

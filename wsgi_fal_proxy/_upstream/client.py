@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from urllib3.exceptions import EmptyPoolError
 from urllib3.util.ssltransport import SSLTransport
 
 from wsgi_fal_proxy._http import h1
@@ -29,7 +28,6 @@ from wsgi_fal_proxy.errors import (
     ConnectTimeout,
     GatewayError,
     ReadTimeout,
-    RelayFull,
     TotalTimeout,
 )
 
@@ -89,10 +87,9 @@ class Upstream:
         """
         message = _opening(request, headers, body)
         host = request.target.host
-        pool = self._pools.of(host)
-        connection = self._acquire(call, pool)
+        pool = self._pools.proven.get(host) or self._pools.make(host)
+        connection = call.acquire(pool, self._connect_timeout)
         was_kept = connection.sock is not None
-        call.hold(pool, connection, is_connected=was_kept)
         try:
             if not was_kept:
                 self._connect(call, pool, connection, host)
@@ -110,12 +107,6 @@ class Upstream:
                 raise _with_real_reason(call, error) from error.__cause__
             raise
 
-    def _acquire(self, call: Call, pool: RelayPool) -> Connection:
-        try:
-            return pool.acquire(call.at_most(self._connect_timeout) if pool.block else None)
-        except EmptyPoolError as error:
-            raise RelayFull from error
-
     def _connect(self, call: Call, pool: RelayPool, connection: Connection, host: str) -> None:
         try:
             pool.connect(connection, call.at_most(self._connect_timeout))
@@ -129,7 +120,7 @@ class Upstream:
     ) -> UpstreamResponse:
         if call.aborted:
             raise ClientGone
-        if call.is_over():
+        if call.deadline is not None and call.is_over():
             raise TotalTimeout
         sock = connection.sock
         reader = h1.HeadReader()
@@ -155,7 +146,8 @@ class Upstream:
     ) -> bool:
         """Send all of a request. Return False if the target closed: it may have answered before."""
         try:
-            set_timeout(sock, call.at_most(self._read_timeout))
+            seconds = self._read_timeout
+            set_timeout(sock, seconds if call.deadline is None else call.at_most(seconds))
             send_all(sock, message)
             # A usual body went with the head.
             if body.unread:
@@ -200,11 +192,11 @@ def _opening(request: FalRequest, headers: HeaderList, body: RequestBody) -> h1.
 
     So a usual request is one write and one packet.
     """
-    first = body.read_ahead()
+    method, first = request.method, body.first or b""
     if body.length is None:
         headers.append(("Transfer-Encoding", "chunked"))
         first = h1.chunk(first)
-    elif body.length or request.method != "GET":
+    elif body.length or method != "GET":
         # RFC 9110 section 8.6: a method that expects content says so even when there is none.
         headers.append(("Content-Length", str(body.length)))
-    return h1.request_head(request.method, request.target.request_target, headers, first)
+    return h1.request_head(method, request.target.request_target, headers, first)

@@ -21,14 +21,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import urllib3
+from urllib3.exceptions import EmptyPoolError
 
 from wsgi_fal_proxy._process.fork import reset_in_children
 from wsgi_fal_proxy._upstream.connect import connection_class
-from wsgi_fal_proxy.errors import SettingsError
+from wsgi_fal_proxy.errors import RelayFull, SettingsError
 
 if TYPE_CHECKING:
     from urllib3.connectionpool import HTTPConnectionPool
 
+    from wsgi_fal_proxy._upstream.call import Call
     from wsgi_fal_proxy._upstream.connect import Connection
 
 _PORT: Final = 443
@@ -74,41 +76,41 @@ class Pools:
 
     Args:
         manager: By its rules the pools are made. It is not changed.
+
+    Attributes:
+        proven: The pools of the hosts that have answered.
     """
 
     def __init__(self, manager: urllib3.PoolManager) -> None:
         self._manager = manager
         self._own = _own(manager)
-        self._proven: dict[str, RelayPool] = {}
+        self.proven: dict[str, RelayPool] = {}
         reset_in_children(self)
 
-    def of(self, host: str) -> RelayPool:
-        """Give the pool of a host."""
-        pool = self._proven.get(host)
-        if pool is not None:
-            return pool
+    def make(self, host: str) -> RelayPool:
+        """Give the pool of a host that is not among the proven ones."""
         made: Any = self._own.connection_from_host(host, _PORT, "https")
-        relay_pool: RelayPool = made
-        return relay_pool
+        pool: RelayPool = made
+        return pool
 
     def keep(self, host: str, pool: RelayPool) -> None:
         """Keep the pool of a host to which a connection was made."""
-        if host in self._proven:
+        if host in self.proven:
             return
-        self._proven[host] = pool
-        if len(self._proven) > _MOST_HOSTS:
-            idle = min(list(self._proven), key=lambda name: self._proven[name].released_at)
-            self._proven.pop(idle).close()
+        self.proven[host] = pool
+        if len(self.proven) > _MOST_HOSTS:
+            idle = min(list(self.proven), key=lambda name: self.proven[name].released_at)
+            self.proven.pop(idle).close()
 
     def reset_after_fork(self) -> None:
         """Begin with no connection: those that there are belong to the parent."""
         # A thread of the parent may have held a lock in here. To free such an object takes the
         # lock, too.
-        _left_behind.append((self._own, self._proven))
-        for pool in self._proven.values():
+        _left_behind.append((self._own, self.proven))
+        for pool in self.proven.values():
             pool.forget()
         self._own = _own(self._manager)
-        self._proven = {}
+        self.proven = {}
 
 
 _left_behind: Final[list[object]] = []
@@ -149,22 +151,21 @@ class RelayPool(_Base):
         super().__init__(host, port, **options)
         self.released_at: float = monotonic()
         self._kept: list[Any] = []
-        self._is_closed = False
         # As urllib3 does for its queue: to drop a pool closes its connections.
         weakref.finalize(self, _close_all, self._kept).atexit = False
 
-    def acquire(self, wait_seconds: float | None) -> Connection:
+    def acquire(self, call: Call, seconds: float | None) -> Connection:
         """Take the connection that came back last, or a new one that is not connected yet.
 
         Args:
-            wait_seconds: How long to wait if the pool's size is a bound. None: without limit.
+            call: Its deadline bounds the wait, too.
+            seconds: How long to wait if the pool's size is a bound. None: no limit.
 
         Raises:
-            EmptyPoolError: The size is a bound, and all connections are in use.
+            RelayFull: The size is a bound, and all connections are in use.
         """
         if self.block:
-            taken: Any = self._get_conn(timeout=wait_seconds)
-            return taken  # type: ignore[no-any-return]
+            return self._acquire_within_bound(call.at_most(seconds))
         try:
             connection = self._kept.pop()
         except IndexError:
@@ -173,6 +174,13 @@ class RelayPool(_Base):
         if not connection.is_connected:
             connection.close()
         return connection  # type: ignore[no-any-return]
+
+    def _acquire_within_bound(self, seconds: float | None) -> Connection:
+        try:
+            taken: Any = self._get_conn(timeout=seconds)
+        except EmptyPoolError as error:
+            raise RelayFull from error
+        return taken  # type: ignore[no-any-return]
 
     def connect(self, connection: Connection, timeout_seconds: float | None) -> None:
         """Connect: through the proxy, if there is one, and with TLS.
@@ -197,20 +205,20 @@ class RelayPool(_Base):
         self.released_at = monotonic()
         if self.block:
             self._put_conn(connection)
-        elif self._is_closed or len(self._kept) >= self._most_kept:
+        elif len(self._kept) >= self._most_kept:
             connection.close()
         else:
             self._kept.append(connection)
 
     def close(self) -> None:
         """Close the connections that are kept, and those that are in use when they come back."""
-        self._is_closed = True
+        self._most_kept = 0
         _close_all(self._kept)
         super().close()
 
     def forget(self) -> None:
         """Close this process's copies of the connections that another process uses."""
-        self._is_closed = True
+        self._most_kept = 0
         _close_all(self._kept)
 
 

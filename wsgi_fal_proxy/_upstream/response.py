@@ -82,11 +82,6 @@ class UpstreamResponse:
         """Whether any content is here, or there is none."""
         return bool(self._waiting) or self._framing.complete
 
-    @property
-    def request_id(self) -> str | None:
-        """The id that fal gave to the request, if it sent one."""
-        return next(iter(self.fields.values("x-fal-request-id")), None)
-
     def __iter__(self) -> Self:
         return self
 
