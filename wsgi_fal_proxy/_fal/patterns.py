@@ -214,7 +214,7 @@ def check_url_patterns(name: str, patterns: object) -> None:
     """Check the value of an option that holds patterns of URLs.
 
     Raises:
-        SettingsError: It is neither None nor a list of usable patterns.
+        SettingsError: It is not a list of usable patterns.
     """
     _check_patterns(name, patterns, url_globs)
 
@@ -223,7 +223,7 @@ def check_endpoint_patterns(name: str, patterns: object) -> None:
     """Check the value of an option that holds patterns of endpoints.
 
     Raises:
-        SettingsError: It is neither None nor a list of usable patterns.
+        SettingsError: It is not a list of usable patterns.
     """
     _check_patterns(name, patterns, endpoint_globs)
 
@@ -231,8 +231,6 @@ def check_endpoint_patterns(name: str, patterns: object) -> None:
 def _check_patterns(
     name: str, patterns: object, compiled: Callable[[Iterable[str]], Globs]
 ) -> None:
-    if patterns is None:
-        return
     if not isinstance(patterns, list | tuple | set | frozenset):
         raise SettingsError(name, patterns, "it must be a list of patterns, or None to allow all")
     for pattern in patterns:

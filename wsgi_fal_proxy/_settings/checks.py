@@ -1,6 +1,7 @@
 """Checks an option's value. The rules of a subject live with it, and load only if they are needed.
 
-Each function takes the name to report and the value, and raises `SettingsError`.
+Each function takes the name to report and the value, and raises `SettingsError`. An option's
+default is not checked.
 """
 
 from __future__ import annotations

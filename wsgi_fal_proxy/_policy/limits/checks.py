@@ -51,8 +51,6 @@ def check_costs(name: str, costs: object) -> None:
     Raises:
         SettingsError: They are not.
     """
-    if costs is None:
-        return
     if not isinstance(costs, Mapping):
         why = "it must be costs by patterns of endpoints, such as {'fal-ai/veo3/**': 20}, or None"
         raise SettingsError(name, costs, why)
