@@ -1,4 +1,4 @@
-"""Measures what the package promises under load and under faults, and what it costs.
+"""Measures the package under load and under faults, and the cost of relaying.
 
 `python -m benchmarks.speed`, `python -m benchmarks.robustness` and `python -m benchmarks.guard`
 run from the project's root. Imports go down: `__main__`, then measurements, then `common`.
