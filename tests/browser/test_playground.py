@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import urllib3
 import webtest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from webtest.http import StopableWSGIServer
 
 import wsgi_fal_proxy.__main__ as command
-from tests.servers.test_main import Visits, read_until
+from tests.support.command import Visits, read_until
 from tests.support.raw_server import WAIT_SECONDS
 from tests.support.serving import JS, running
 from wsgi_fal_proxy import FalProxyMiddleware
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route
 
 CDN: Final = "https://cdn.jsdelivr.net/npm/"
-CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
 PHONE: Final = {"width": 360, "height": 740}
 
 
@@ -301,20 +299,6 @@ class Visit:
             "#requests tr", "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
         )
         return rows
-
-
-@pytest.fixture(scope="module")
-def browser(node: str) -> Iterator[Browser]:
-    """Chromium, headless; the client that the page uses is installed."""
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
-        pytest.skip("chromium is not installed")  # pragma: no cover - not everywhere
-    expect.set_options(timeout=WAIT_SECONDS * 1000)
-    with ExitStack() as stack:
-        # In one: playwright starts greenlets, and coverage may miss the line after that.
-        yield stack.enter_context(
-            stack.enter_context(sync_playwright()).chromium.launch(executable_path=found)
-        )
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import urllib3
 
-from tests.project.test_examples import CALL, call, run_example
+from tests.support.examples import CALL, call, run_example
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.support.serving import dialling_raw
 

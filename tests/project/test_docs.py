@@ -27,7 +27,7 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from werkzeug.test import Client
 
-from tests.project.test_examples import CALL, call
+from tests.support.examples import CALL, call
 from tests.support.serving import ROOT, dialling, free_port, running, serve_gunicorn, wait_for_port
 from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile
 from wsgi_fal_proxy._process.environment import KEY_VARIABLES, OPTION_PREFIX

@@ -6,25 +6,22 @@ import argparse
 import contextlib
 import gc
 import json
-import os
 import runpy
-import select
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import urllib3
-import webtest
-from werkzeug.serving import BaseWSGIServer, make_server
 
 import wsgi_fal_proxy.__main__ as command
+from tests.support.command import Visits, read_until
 from tests.support.raw_server import WAIT_SECONDS
 from tests.support.serving import running
 from wsgi_fal_proxy import __version__
@@ -32,6 +29,8 @@ from wsgi_fal_proxy import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from wsgiref.types import WSGIApplication
+
+    from werkzeug.serving import BaseWSGIServer
 
     from tests.support.network import NetworkGuard
 
@@ -48,7 +47,6 @@ from wsgi_fal_proxy import FalProxyMiddleware, Refuse
 application = FalProxyMiddleware(beside, key="k", authorize=lambda request: Refuse(401))
 """
 )
-TO_LLM: Final = {"x-fal-target-url": "https://fal.run/fal-ai/any-llm"}
 
 
 @pytest.fixture
@@ -68,33 +66,6 @@ def with_its_own(wrapped: str) -> str:
 
 
 # In this process
-
-
-@dataclass
-class Visits:
-    """What was to be served, and how it answered while it would have been."""
-
-    servers: list[BaseWSGIServer] = field(default_factory=list)
-    answers: list[webtest.TestResponse] = field(default_factory=list)
-    prefix: str = "/api/fal/proxy"
-
-    def make_server(
-        self, host: str, port: int, app: WSGIApplication, *, threaded: bool
-    ) -> BaseWSGIServer:
-        server = make_server(host, port, app, threaded=threaded)
-        server.serve_forever = self.visit  # type: ignore[method-assign]
-        self.servers.append(server)
-        return server
-
-    def visit(self, poll_interval: float = 0) -> None:
-        (server,) = self.servers
-        app = webtest.TestApp(server.app, lint=True)
-        self.answers = [
-            app.post_json(self.prefix, {"prompt": "Why?"}, headers=TO_LLM, expect_errors=True),
-            app.get("/", expect_errors=True),
-            app.get("/", headers={"Host": "rebound.example:8000"}, expect_errors=True),
-        ]
-        server.server_close()
 
 
 @pytest.fixture
@@ -434,18 +405,6 @@ def started(*arguments: str, environment: Mapping[str, str] | None = None) -> It
     given = {"PYTHONUNBUFFERED": "", **(environment or {})}
     with running(parts, given, directory=Path.cwd(), stdout=subprocess.PIPE) as (process, log):
         yield Started(process, read_until("CTRL+C", process), log)
-
-
-def read_until(words: str, process: subprocess.Popen[bytes]) -> str:
-    assert process.stdout is not None
-    said = ""
-    while words not in said:
-        ready, _, _ = select.select([process.stdout], [], [], WAIT_SECONDS)
-        assert ready
-        piece = os.read(process.stdout.fileno(), 65_536)
-        assert piece
-        said += piece.decode()
-    return said
 
 
 def ask(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
+import urllib3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -457,7 +458,11 @@ _OPTIONS: Final = (
 )
 
 
-# A middleware reads the system's certificates, which may take as long as the machine likes.
+APP: Final = FalProxy()
+# One for all: each of its own would read the system's certificates.
+MANAGER: Final = urllib3.PoolManager()
+
+
 @settings(deadline=None)
 @given(
     st.sampled_from(_OPTIONS),
@@ -472,7 +477,8 @@ def test_any_text_is_usable_or_refused_by_name(option: str, text: str) -> None:
         refusal = error
 
     if refusal is None:
-        assert isinstance(FalProxyMiddleware(FalProxy(), **given_options), FalProxyMiddleware)
+        given_options["pool_manager"] = MANAGER
+        assert isinstance(FalProxyMiddleware(APP, **given_options), FalProxyMiddleware)
     else:
         assert refusal.name == option
         assert len(str(refusal).splitlines()) == 1

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
-import os
-import socket
-from time import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-import jwt
 import pytest
 import webtest
 
 from tests.support.environs import answer_to
-from tests.support.raw_server import WAIT_SECONDS, Connection
-from tests.support.serving import ROOT, dialling, serve_command, serve_gunicorn
 from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, allow_anyone
 from wsgi_fal_proxy._fal.operations import Kind, operation
 from wsgi_fal_proxy._fal.target import Target
@@ -27,10 +21,9 @@ from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy.errors import AuthorizeFailed, Forbidden, Unauthenticated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.support.network import NetworkGuard
-    from tests.support.serving import Served
     from wsgi_fal_proxy.testing import FakeFal
 
 RUN: Final = "https://fal.run/fal-ai/flux/dev"
@@ -313,53 +306,3 @@ def test_the_body_is_whole_when_it_is_asked(fal: FakeFal) -> None:
     )
     assert at == [0]
     assert fal.requests[0].json() == {"prompt": "x"}
-
-
-# On real servers
-
-JWT_SECRET: Final = "s" * 32
-BODY: Final = b'{"prompt": "GET / HTTP/1.1\\r\\nHost: smuggled\\r\\n\\r\\n"}'
-LARGE: Final = b'"' + b"x" * 1_500_000 + b'"'
-LENGTH: Final = b"Content-Length: %d\r\n\r\n"
-BODIES: Final = {
-    "small": LENGTH % len(BODY) + BODY,
-    "large": LENGTH % len(LARGE) + LARGE,
-    "chunked": b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
-}
-
-
-@pytest.fixture(scope="module", params=["gunicorn", "waitress", "cheroot"])
-def served(request: pytest.FixtureRequest, _shared_fal: FakeFal) -> Iterator[Served]:
-    """The example with tokens, which refuses who has none."""
-    environment = dialling(_shared_fal) | {"JWT_SECRET": JWT_SECRET}
-    environment["PYTHONPATH"] += os.pathsep + str(ROOT / "examples")
-    if request.param == "gunicorn":
-        serving = serve_gunicorn("jwt_app:app", "--threads", "2", environment=environment)
-    else:
-        option = {"waitress": "--listen", "cheroot": "--bind"}[request.param]
-        command = ("-m", request.param, option, "127.0.0.1:{port}", "jwt_app:app")
-        serving = serve_command(environment, *command)
-    with serving as served:
-        yield served
-
-
-@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_the_body_of_who_is_refused_is_not_taken_for_the_next_request(
-    served: Served, fal: FakeFal, body: bytes
-) -> None:
-    claims = {"sub": "ada", "aud": "fal", "exp": time() + 60}
-    token = jwt.encode(claims, JWT_SECRET).encode()
-    post = (
-        b"POST /api/fal/proxy HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"X-Fal-Target-Url: https://fal.run/fal-ai/flux/dev\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", served.port), WAIT_SECONDS) as sock:
-        connection = Connection(sock, 1)
-        connection.send(post + body)
-        head, _ = connection.read_request()
-        assert head.startswith(b"HTTP/1.1 401 ")
-        assert fal.requests == []
-        connection.send(post + b"Authorization: Bearer %b\r\n" % token + LENGTH % len(BODY) + BODY)
-        head, _ = connection.read_request()
-    assert head.startswith(b"HTTP/1.1 200 ")
-    assert len(fal.requests) == 1
