@@ -99,7 +99,7 @@ def calling(
 MODEL: Final = "'fal-ai/flux/dev', { input: { prompt: 'a fox' } }"
 
 
-def test_in_a_browser_the_client_runs_across_origins(calling: Callable[..., Any]) -> None:
+def test_cors_lets_the_client_run_across_origins_in_a_browser(calling: Callable[..., Any]) -> None:
     run = calling(cors_origins=["localhost"])
     result = run(f"return await fal.run({MODEL})")
     assert result["data"]["prompt"] == "a fox"
@@ -109,7 +109,7 @@ def test_in_a_browser_the_client_runs_across_origins(calling: Callable[..., Any]
     assert run(f"return (await fal.stream({MODEL})).done()")
 
 
-def test_in_a_browser_a_cancel_which_is_a_put_crosses_origins(
+def test_cors_lets_a_cancel_which_is_a_put_cross_origins_in_a_browser(
     page: Page, calling: Callable[..., Any]
 ) -> None:
     cancelled = calling(cors_origins=[origin_of(page)])(f"""
@@ -120,7 +120,7 @@ def test_in_a_browser_a_cancel_which_is_a_put_crosses_origins(
     assert cancelled["status"] == 400
 
 
-def test_in_a_browser_an_error_of_ours_shows_its_message(
+def test_cors_lets_an_error_of_ours_show_its_message_in_a_browser(
     page: Page, calling: Callable[..., Any]
 ) -> None:
     run = calling(cors_origins=[origin_of(page)], authorize=lambda _: Refuse(403, "Not today."))
@@ -129,7 +129,9 @@ def test_in_a_browser_an_error_of_ours_shows_its_message(
     assert error["body"]["reason"] == "forbidden"
 
 
-def test_in_a_browser_the_apps_session_goes_along(page: Page, calling: Callable[..., Any]) -> None:
+def test_cors_lets_the_apps_session_go_along_in_a_browser(
+    page: Page, calling: Callable[..., Any]
+) -> None:
     run = calling(cors_origins=[origin_of(page)], authorize=of_the_session)
     assert run(f"return await failure(fal.run({MODEL}))")["message"] == "Sign in first."
     page.context.add_cookies([{"name": "session", "value": "mine", "url": page.url}])
@@ -137,7 +139,7 @@ def test_in_a_browser_the_apps_session_goes_along(page: Page, calling: Callable[
 
 
 @pytest.mark.parametrize("origins", [(), (APP,)], ids=["off", "others"])
-def test_in_a_browser_nothing_crosses_origins_unless_allowed(
+def test_cors_lets_nothing_cross_origins_in_a_browser_unless_allowed(
     calling: Callable[..., Any], origins: tuple[str, ...]
 ) -> None:
     error = calling(cors_origins=origins)(f"return await failure(fal.run({MODEL}))")

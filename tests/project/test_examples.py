@@ -37,18 +37,18 @@ BESIDE = {
 JWT_SECRET = "s" * 32
 
 
-def test_no_example_is_left_out() -> None:
+def test_examples_are_all_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_example_opens_with_what_it_leaves_out(name: str) -> None:
+def test_example_opens_with_what_it_leaves_out(name: str) -> None:
     text = (EXAMPLES / name).read_text()
     assert "\nLeaves out: " in text.split('"""')[1]
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_an_example_relays_and_answers_for_itself(
+def test_example_relays_and_answers_for_itself(
     fal: FakeFal, request: pytest.FixtureRequest, name: str
 ) -> None:
     environment = {}
@@ -74,7 +74,7 @@ def test_an_example_relays_and_answers_for_itself(
         ("django_app.py", "/view/fal"),
     ],
 )
-def test_an_example_serves_who_is_signed_in_and_nobody_else(
+def test_example_serves_who_is_signed_in_and_nobody_else(
     fal: FakeFal, name: str, path: str
 ) -> None:
     with run_example(name, fal) as served, urllib3.PoolManager() as http:
@@ -102,7 +102,7 @@ def token(**claims: Any) -> str:
     return "Bearer " + jwt.encode(present, claims.pop("key", JWT_SECRET), algorithm="HS256")
 
 
-def test_the_example_with_tokens_serves_who_has_one_and_nobody_else(fal: FakeFal) -> None:
+def test_example_with_tokens_serves_who_has_one_and_nobody_else(fal: FakeFal) -> None:
     with run_example("jwt_app.py", fal, JWT_SECRET=JWT_SECRET) as served:
         url = f"{served.url}/api/fal/proxy"
         wrong = [
@@ -126,7 +126,7 @@ def test_the_example_with_tokens_serves_who_has_one_and_nobody_else(fal: FakeFal
     assert fal.requests[0].headers["authorization"] == f"Key {fal.key}"
 
 
-def test_the_example_with_a_key_for_each_tenant_sends_each_its_own(
+def test_example_with_a_key_for_each_tenant_sends_each_its_own(
     fal: FakeFal, tmp_path: Path
 ) -> None:
     keys = {"good": fal.key, "other": "other:key"}
@@ -152,7 +152,7 @@ def test_the_example_with_a_key_for_each_tenant_sends_each_its_own(
 # Those that tell what happened
 
 
-def test_the_example_for_prometheus_counts_over_all_processes(fal: FakeFal, tmp_path: Path) -> None:
+def test_example_for_prometheus_counts_over_all_processes(fal: FakeFal, tmp_path: Path) -> None:
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with run_example("prometheus_metrics.py", fal, **environment) as served:
         pids: set[str] = set()
@@ -188,7 +188,7 @@ def test_the_example_for_prometheus_counts_over_all_processes(fal: FakeFal, tmp_
     assert f'fal_call_seconds_count{{kind="run"}} {count + 1}.0' in text
 
 
-def test_the_example_for_opentelemetry_makes_spans(fal: FakeFal) -> None:
+def test_example_for_opentelemetry_makes_spans(fal: FakeFal) -> None:
     with (
         run_example("opentelemetry_spans.py", fal, PYTHONUNBUFFERED="1") as served,
         urllib3.PoolManager() as http,

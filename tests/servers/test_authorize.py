@@ -46,7 +46,7 @@ def served(request: pytest.FixtureRequest, _shared_fal: FakeFal) -> Iterator[Ser
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_the_body_of_who_is_refused_is_not_taken_for_the_next_request(
+def test_authorize_refusal_does_not_leave_a_body_for_the_next_request(
     served: Served, fal: FakeFal, body: bytes
 ) -> None:
     claims = {"sub": "ada", "aud": "fal", "exp": time() + 60}

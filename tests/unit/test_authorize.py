@@ -38,7 +38,7 @@ def request_for(url: str = RUN, method: str = "POST", **environ: Any) -> FalRequ
 # What it is given
 
 
-def test_a_request_tells_what_it_asks_of_fal() -> None:
+def test_fal_request_tells_what_it_asks_of_fal() -> None:
     request = request_for("https://queue.fal.run/fal-ai/flux/requests/1/status", "GET")
     assert (request.method, request.endpoint) == ("GET", "fal-ai/flux")
     assert (request.operation.kind, request.operation.spends) == (Kind.POLL, False)
@@ -48,16 +48,16 @@ def test_a_request_tells_what_it_asks_of_fal() -> None:
     )
 
 
-def test_a_request_without_an_endpoint_has_none() -> None:
+def test_fal_request_without_an_endpoint_has_none() -> None:
     assert request_for("https://rest.fal.ai/tokens/").endpoint is None
 
 
-def test_its_repr_shows_neither_the_environ_nor_the_query() -> None:
+def test_fal_request_repr_shows_neither_the_environ_nor_the_query() -> None:
     request = request_for(RUN + "?secret=1", HTTP_COOKIE="secret")
     assert "secret" not in repr(request)
 
 
-def test_it_is_given_the_environ_as_the_apps_middleware_left_it(fal: FakeFal) -> None:
+def test_authorize_is_given_the_environ_as_the_apps_middleware_left_it(fal: FakeFal) -> None:
     seen: list[FalRequest] = []
 
     def authorize(request: FalRequest) -> Allow:
@@ -76,11 +76,11 @@ def test_it_is_given_the_environ_as_the_apps_middleware_left_it(fal: FakeFal) ->
 
 
 @pytest.mark.parametrize("identity", [None, "someone", "\u00e4"])
-def test_allow_gives_who_it_is(identity: str | None) -> None:
+def test_identity_of_allow_is_its_identity(identity: str | None) -> None:
     assert identity_of(lambda _: Allow(identity), request_for()) == identity
 
 
-def test_allow_anyone_gives_nobody() -> None:
+def test_identity_of_allow_anyone_is_none() -> None:
     assert identity_of(allow_anyone, request_for()) is None
 
 
@@ -97,7 +97,7 @@ def test_allow_anyone_gives_nobody() -> None:
         (Refuse(401, "Who?"), Unauthenticated, "Who?"),
     ],
 )
-def test_refuse_refuses_with_its_message(
+def test_identity_of_refuse_raises_with_its_message(
     decision: Refuse, error: type[Forbidden], detail: str
 ) -> None:
     with pytest.raises(error) as caught:
@@ -126,7 +126,7 @@ def test_refuse_refuses_with_its_message(
     ],
     ids=repr,
 )
-def test_any_other_answer_refuses_and_is_logged(
+def test_identity_of_any_other_answer_raises_and_logs_it(
     decision: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(AuthorizeFailed):
@@ -160,7 +160,7 @@ STATUS: Final = "Refuse, of which the status must be 401 or 403, and is"
     ],
     ids=repr,
 )
-def test_what_is_wrong_with_an_answer_is_logged(
+def test_identity_of_a_wrong_answer_logs_what_is_wrong(
     decision: Any, what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(AuthorizeFailed):
@@ -172,7 +172,7 @@ def test_what_is_wrong_with_an_answer_is_logged(
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, Unauthenticated), (403, Forbidden)])
-def test_a_message_that_is_no_text_is_not_told(
+def test_identity_of_refuse_does_not_tell_a_message_that_is_no_text(
     status: Any, error: type[Forbidden], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(error) as caught:
@@ -184,7 +184,7 @@ def test_a_message_that_is_no_text_is_not_told(
     ]
 
 
-def test_what_it_raises_refuses_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_authorize_that_raises_refuses_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def authorize(_: FalRequest) -> Allow:
         users: dict[str, str] = {}
         return Allow(users["user"])
@@ -195,7 +195,7 @@ def test_what_it_raises_refuses_and_is_logged(caplog: pytest.LogCaptureFixture) 
     assert "KeyError: 'user'" in caplog.text
 
 
-def test_what_ends_the_process_is_not_held_up() -> None:
+def test_authorize_does_not_hold_up_what_ends_the_process() -> None:
     def authorize(_: FalRequest) -> Allow:
         raise SystemExit
 
@@ -210,13 +210,13 @@ NO_BODY = RequestBody({"wsgi.input": io.BytesIO()}, 0)
 
 
 @pytest.mark.parametrize("authorize", [None, allow_anyone])
-def test_with_nobody_to_ask_the_gate_is_open(authorize: Callable[..., Allow] | None) -> None:
+def test_policy_is_open_with_nobody_to_ask(authorize: Callable[..., Allow] | None) -> None:
     gate = Gate(Settings.build({"authorize": authorize}))
     assert gate.is_open
     assert gate.admit({}, "POST", Target.parse(RUN), NO_BODY) is None
 
 
-def test_the_gate_asks_and_gives_who_it_is() -> None:
+def test_policy_asks_authorize_and_gives_the_identity() -> None:
     gate = Gate(Settings.build({"authorize": lambda request: Allow(request.endpoint)}))
     assert not gate.is_open
     assert gate.admit({}, "POST", Target.parse(RUN), NO_BODY) == "fal-ai/flux/dev"
@@ -233,7 +233,7 @@ def test_the_gate_asks_and_gives_who_it_is() -> None:
         (None, 403, "authorize_failed"),
     ],
 )
-def test_a_refusal_is_an_answer_of_ours_and_nothing_is_sent(
+def test_authorize_refusal_is_an_answer_of_ours_and_nothing_is_sent(
     fal: FakeFal, network: NetworkGuard, decision: Any, status: int, reason: str
 ) -> None:
     proxy = FalProxy(key=fal.key, pool_manager=fal.pool_manager(), authorize=lambda _: decision)
@@ -258,7 +258,7 @@ _BEFORE: Final[list[tuple[str, dict[str, Any]]]] = [
 
 
 @pytest.mark.parametrize("step", range(len(_BEFORE)), ids=[reason for reason, _ in _BEFORE])
-def test_what_is_not_fit_to_be_relayed_is_not_asked_about(step: int) -> None:
+def test_authorize_is_not_asked_about_what_is_not_fit_to_be_relayed(step: int) -> None:
     asked: list[FalRequest] = []
     environ: dict[str, Any] = {
         "REQUEST_METHOD": "POST",
@@ -273,7 +273,7 @@ def test_what_is_not_fit_to_be_relayed_is_not_asked_about(step: int) -> None:
     assert asked == []
 
 
-def test_who_may_not_call_does_not_learn_of_the_key() -> None:
+def test_authorize_refusal_does_not_tell_of_a_missing_key() -> None:
     called: list[Any] = []
     proxy = FalProxy(key=called.append, authorize=lambda _: Refuse(403))
     _, headers, _ = answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN)
@@ -281,13 +281,13 @@ def test_who_may_not_call_does_not_learn_of_the_key() -> None:
     assert called == []
 
 
-def test_who_may_call_learns_of_it() -> None:
+def test_authorize_lets_the_caller_learn_of_a_missing_key() -> None:
     proxy = FalProxy(key=lambda _: None, authorize=lambda _: Allow("someone"))
     _, headers, _ = answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN)
     assert headers["x-fal-proxy-error"] == "key_missing"
 
 
-def test_the_body_is_whole_when_it_is_asked(fal: FakeFal) -> None:
+def test_authorize_is_asked_when_the_body_is_whole(fal: FakeFal) -> None:
     content = io.BytesIO(b'{"prompt": "x"}')
     at: list[int] = []
 

@@ -46,7 +46,7 @@ _NEVER: Final = "this header is never forwarded, or is the proxy's own to set"
 # The environment
 
 
-def test_an_environment_that_says_nothing_sets_nothing() -> None:
+def test_environment_that_says_nothing_sets_no_option() -> None:
     assert options_from_environment() == {}
 
 
@@ -98,7 +98,7 @@ def test_an_environment_that_says_nothing_sets_nothing() -> None:
         ),
     ],
 )
-def test_a_variable_sets_its_option(
+def test_environment_variable_sets_its_option(
     monkeypatch: pytest.MonkeyPatch, variable: str, text: str, option: str, value: object
 ) -> None:
     monkeypatch.setenv(variable, text)
@@ -109,7 +109,7 @@ def test_a_variable_sets_its_option(
     assert isinstance(FalProxyMiddleware(FalProxy(), **options), FalProxyMiddleware)
 
 
-def test_variables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAL_PROXY_PREFIX", "/fal")
     monkeypatch.setenv("FAL_PROXY_READ_TIMEOUT", "5")
 
@@ -127,7 +127,9 @@ def test_variables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
         "FAL_PROXY_MAX_BODY_BYTES",
     ],
 )
-def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_environment_variable_that_is_empty_counts_as_unset(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     monkeypatch.setenv(variable, "")
 
     assert options_from_environment() == {}
@@ -180,7 +182,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         ),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_in_one_line(
+def test_environment_value_that_cannot_be_used_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, variable: str, text: str, why: str
 ) -> None:
     monkeypatch.setenv(variable, text)
@@ -203,7 +205,7 @@ def test_a_value_that_cannot_be_used_is_refused_in_one_line(
     ],
 )
 @pytest.mark.parametrize("text", [pytest.param("x", id="set"), pytest.param("", id="empty")])
-def test_a_misspelled_variable_is_refused_with_the_one_that_was_meant(
+def test_environment_variable_misspelled_is_refused_with_the_right_one(
     monkeypatch: pytest.MonkeyPatch, variable: str, meant: str, text: str
 ) -> None:
     monkeypatch.setenv(variable, text)
@@ -216,7 +218,7 @@ def test_a_misspelled_variable_is_refused_with_the_one_that_was_meant(
     )
 
 
-def test_a_variable_like_no_other_is_refused_with_all_there_are(
+def test_environment_variable_like_no_other_is_refused_with_all_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAL_PROXY_SOMETHING_ELSE_ALTOGETHER", "x")
@@ -232,7 +234,7 @@ def test_a_variable_like_no_other_is_refused_with_all_there_are(
 
 
 @pytest.mark.parametrize("variable", ["FAL_PROXY_KEY", "FAL_PROXY_API_KEY", "FAL_PROXY_key"])
-def test_a_secret_in_a_variable_that_is_not_ours_is_not_shown(
+def test_environment_does_not_show_a_secret_in_a_variable_that_is_not_ours(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "s3cret")
@@ -245,7 +247,7 @@ def test_a_secret_in_a_variable_that_is_not_ours_is_not_shown(
 
 
 @pytest.mark.parametrize("option", sorted({*Settings.names()} - {*_IN_THE_ENVIRONMENT, "key"}))
-def test_an_option_that_is_not_for_the_environment_is_said_to_be_one(
+def test_environment_says_which_option_is_not_for_it(
     monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     variable = f"FAL_PROXY_{option.upper()}"
@@ -263,7 +265,7 @@ def test_an_option_that_is_not_for_the_environment_is_said_to_be_one(
 
 
 @pytest.mark.parametrize("name", ["KEY", "KEY_FILE", "KEY_ID", "KEY_SECRET"])
-def test_a_key_under_the_prefix_of_options_is_told_where_it_belongs(
+def test_environment_tells_where_a_key_under_the_prefix_of_options_belongs(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(f"FAL_PROXY_{name}", "s3cret")
@@ -277,7 +279,7 @@ def test_a_key_under_the_prefix_of_options_is_told_where_it_belongs(
     )
 
 
-def test_a_long_text_that_was_set_where_it_does_not_belong_is_not_shown(
+def test_environment_does_not_show_a_long_text_set_where_it_does_not_belong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = "Key 0123456789abcdef"
@@ -289,7 +291,7 @@ def test_a_long_text_that_was_set_where_it_does_not_belong_is_not_shown(
 
 
 @pytest.mark.parametrize("option", ["total_timeout", "max_concurrent", "report_only", "costs"])
-def test_an_option_that_is_not_for_ini_files_is_said_to_be_one(option: str) -> None:
+def test_ini_says_which_option_is_not_for_it(option: str) -> None:
     with pytest.raises(SettingsError) as caught:
         options_from_ini({option: "5"})
 
@@ -302,7 +304,7 @@ def test_an_option_that_is_not_for_ini_files_is_said_to_be_one(option: str) -> N
 @pytest.mark.parametrize(
     "variable", ["FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET", "FAL_OTHER", "PREFIX"]
 )
-def test_variables_of_other_names_are_not_options(
+def test_environment_variables_of_other_names_are_not_options(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "x")
@@ -314,13 +316,13 @@ def test_variables_of_other_names_are_not_options(
 
 
 @pytest.mark.parametrize("variable", ["FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET"])
-def test_a_word_of_a_key_counts(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_has_key_knows_a_word_of_a_key(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "x")
 
     assert has_key()
 
 
-def test_no_word_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_has_key_knows_what_is_no_word_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAL_KEY", "")
     monkeypatch.setenv("FAL_PROXY_PREFIX", "/fal")
 
@@ -345,17 +347,17 @@ def test_no_word_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("key", " id:secret ", "id:secret", id="key"),
     ],
 )
-def test_an_ini_option_is_read(option: str, text: str, value: object) -> None:
+def test_ini_option_is_read(option: str, text: str, value: object) -> None:
     assert options_from_ini({option: text}) == {option: value}
 
 
-def test_limits_stand_one_to_a_line_too() -> None:
+def test_ini_limits_stand_one_to_a_line_too() -> None:
     assert options_from_ini({"limits": "\n20/minute\n1000/day global,\n"}) == {
         "limits": ["20/minute", "1000/day global"]
     }
 
 
-def test_a_storage_is_not_shown_since_it_may_hold_a_password(
+def test_ini_does_not_show_a_storage_since_it_may_hold_a_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAL_PROXY_LIMITS_STORAGE", "memcached://u:s3cret@host")
@@ -369,7 +371,7 @@ def test_a_storage_is_not_shown_since_it_may_hold_a_password(
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_key_file_is_a_key() -> None:
+def test_ini_key_file_is_a_key() -> None:
     options = options_from_ini({"key_file": " /run/secrets/fal "})
 
     assert set(options) == {"key"}
@@ -377,7 +379,7 @@ def test_a_key_file_is_a_key() -> None:
     assert options["key"].path == "/run/secrets/fal"
 
 
-def test_a_key_and_a_key_file_exclude_each_other() -> None:
+def test_ini_key_and_key_file_exclude_each_other() -> None:
     with pytest.raises(SettingsError) as caught:
         options_from_ini({"key": "id:s3cret", "key_file": "/run/secrets/fal"})
 
@@ -435,7 +437,7 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
         ),
     ],
 )
-def test_an_ini_option_that_cannot_be_used_is_refused(option: str, text: str, message: str) -> None:
+def test_ini_option_that_cannot_be_used_is_refused(option: str, text: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         options_from_ini({option: text})
 
@@ -468,7 +470,7 @@ MANAGER: Final = urllib3.PoolManager()
     st.sampled_from(_OPTIONS),
     st.text(st.characters()) | st.from_regex(r"[-+0-9_.e]{1,6}|/.*|inf|nan"),
 )
-def test_any_text_is_usable_or_refused_by_name(option: str, text: str) -> None:
+def test_ini_option_of_any_text_is_usable_or_refused_by_name(option: str, text: str) -> None:
     given_options: dict[str, Any] = {}
     refusal: SettingsError | None = None
     try:

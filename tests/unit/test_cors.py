@@ -67,7 +67,7 @@ def shared(fal: FakeFal) -> Shared:
         "localhost",
     ],
 )
-def test_an_origin_is_accepted_as_browsers_write_it(origin: str) -> None:
+def test_cors_origin_is_accepted_as_browsers_write_it(origin: str) -> None:
     FalProxy(cors_origins=[origin])
 
 
@@ -96,31 +96,33 @@ def test_an_origin_is_accepted_as_browsers_write_it(origin: str) -> None:
         None,
     ],
 )
-def test_what_is_no_origin_is_refused_at_construction(origin: Any) -> None:
+def test_cors_origin_that_is_none_is_refused_at_construction(origin: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         FalProxy(cors_origins=[origin])
     assert (caught.value.name, caught.value.value) == ("cors_origins", repr(origin))
     assert caught.value.accepted.startswith("each must be an origin as browsers write it, such as")
 
 
-def test_every_origin_at_once_is_refused_with_the_reason() -> None:
+def test_cors_refuses_every_origin_at_once_with_the_reason() -> None:
     with pytest.raises(SettingsError, match="any page on the internet could spend your money"):
         FalProxy(cors_origins=[APP, "*"])
 
 
 @pytest.mark.parametrize("origins", [APP, "*", None, {APP: 1}])
-def test_what_is_no_list_of_origins_is_refused(origins: Any) -> None:
+def test_cors_refuses_what_is_no_list_of_origins(origins: Any) -> None:
     with pytest.raises(SettingsError, match="a list of origins"):
         FalProxy(cors_origins=origins)
 
 
-def test_the_environment_and_ini_files_name_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cors_origins_are_named_in_the_environment_and_in_ini_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("FAL_PROXY_CORS_ORIGINS", f"{APP}, localhost")
     assert options_from_environment() == {"cors_origins": [APP, "localhost"]}
     assert options_from_ini({"cors_origins": f"{APP}\nlocalhost"}) == options_from_environment()
 
 
-def test_a_bad_origin_in_the_environment_is_told_in_one_line(
+def test_cors_origin_that_is_bad_in_the_environment_is_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAL_PROXY_CORS_ORIGINS", "*")
@@ -135,7 +137,7 @@ def test_a_bad_origin_in_the_environment_is_told_in_one_line(
 # Preflights
 
 
-def test_a_preflight_of_an_allowed_origin_is_answered(shared: Shared, fal: FakeFal) -> None:
+def test_cors_answers_a_preflight_of_an_allowed_origin(shared: Shared, fal: FakeFal) -> None:
     answer = shared(APP).options("/", headers=ASK, status=204)
     assert cors_headers(answer) == {
         "access-control-allow-origin": APP,
@@ -164,7 +166,7 @@ def test_a_preflight_of_an_allowed_origin_is_answered(shared: Shared, fal: FakeF
         "",
     ],
 )
-def test_a_preflight_of_another_origin_is_allowed_nothing(shared: Shared, origin: str) -> None:
+def test_cors_allows_nothing_to_a_preflight_of_another_origin(shared: Shared, origin: str) -> None:
     answer = shared(APP).options("/", headers={**ASK, "Origin": origin}, status=204)
     assert cors_headers(answer) == {"vary": "Origin, Access-Control-Request-Headers"}
 
@@ -174,27 +176,27 @@ def test_a_preflight_of_another_origin_is_allowed_nothing(shared: Shared, origin
     ["", "a b", "x-a,,x-b", "x-a\u00e9", ",".join(["x-fal-a"] * 600)],
     ids=["none", "space", "empty", "non-ascii", "long"],
 )
-def test_header_names_that_are_none_are_not_allowed(shared: Shared, requested: str) -> None:
+def test_cors_does_not_allow_header_names_that_are_none(shared: Shared, requested: str) -> None:
     headers = {**ASK, "Access-Control-Request-Headers": requested}
     answer = shared(APP).options("/", headers=headers, status=204)
     assert "access-control-allow-headers" not in answer.headers
     assert answer.headers["access-control-allow-origin"] == APP
 
 
-def test_a_preflight_into_a_private_network_is_not_allowed(shared: Shared) -> None:
+def test_cors_does_not_allow_a_preflight_into_a_private_network(shared: Shared) -> None:
     headers = {**ASK, "Access-Control-Request-Private-Network": "true"}
     answer = shared(APP).options("/", headers=headers, status=204)
     assert "access-control-allow-private-network" not in answer.headers
 
 
 @pytest.mark.parametrize("absent", ["Origin", "Access-Control-Request-Method"])
-def test_options_that_is_no_preflight_stays_405(shared: Shared, absent: str) -> None:
+def test_cors_leaves_405_to_options_that_is_no_preflight(shared: Shared, absent: str) -> None:
     headers = {name: value for name, value in ASK.items() if name != absent}
     answer = shared(APP).options("/", headers=headers, status=405)
     assert answer.headers["allow"] == "GET, POST"
 
 
-def test_a_preflight_with_content_leaves_the_connection_in_step(fal: FakeFal) -> None:
+def test_cors_preflight_with_content_leaves_the_connection_in_step(fal: FakeFal) -> None:
     content = io.BytesIO(b"{}GET")
     environ = {
         "REQUEST_METHOD": "OPTIONS",
@@ -212,7 +214,7 @@ def test_a_preflight_with_content_leaves_the_connection_in_step(fal: FakeFal) ->
     "origin",
     ["http://localhost", "https://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:8080"],
 )
-def test_localhost_is_this_machine_on_any_port(shared: Shared, origin: str) -> None:
+def test_cors_takes_localhost_for_this_machine_on_any_port(shared: Shared, origin: str) -> None:
     answer = shared("localhost").options("/", headers={**ASK, "Origin": origin}, status=204)
     assert answer.headers["access-control-allow-origin"] == origin
 
@@ -230,7 +232,7 @@ def test_localhost_is_this_machine_on_any_port(shared: Shared, origin: str) -> N
         "localhost",
     ],
 )
-def test_localhost_is_no_other_machine(shared: Shared, origin: str) -> None:
+def test_cors_takes_localhost_for_no_other_machine(shared: Shared, origin: str) -> None:
     answer = shared("localhost").options("/", headers={**ASK, "Origin": origin}, status=204)
     assert "access-control-allow-origin" not in answer.headers
 
@@ -238,7 +240,7 @@ def test_localhost_is_no_other_machine(shared: Shared, origin: str) -> None:
 # Answers
 
 
-def test_an_answer_of_fals_is_shared_in_our_words_alone(shared: Shared, fal: FakeFal) -> None:
+def test_cors_shares_an_answer_of_fals_in_our_words_alone(shared: Shared, fal: FakeFal) -> None:
     fal.answer_next(
         429,
         "{}",
@@ -268,7 +270,7 @@ def test_an_answer_of_fals_is_shared_in_our_words_alone(shared: Shared, fal: Fak
     assert len(set(names)) == len(names)
 
 
-def test_an_answer_of_our_own_is_shared(shared: Shared) -> None:
+def test_cors_shares_an_answer_of_our_own(shared: Shared) -> None:
     answer = shared(APP).get("/", headers={"Origin": APP}, status=400)
     assert cors_headers(answer) == {
         "access-control-allow-origin": APP,
@@ -278,13 +280,13 @@ def test_an_answer_of_our_own_is_shared(shared: Shared) -> None:
     }
 
 
-def test_the_answer_to_another_origin_is_shared_with_nobody(shared: Shared, fal: FakeFal) -> None:
+def test_cors_shares_the_answer_to_another_origin_with_nobody(shared: Shared, fal: FakeFal) -> None:
     fal.answer_next(200, "{}", access_control_allow_origin="*")
     headers = {TARGET: RUN, "Origin": "https://evil.example"}
     assert cors_headers(shared(APP).get("/", headers=headers)) == {"vary": "Origin"}
 
 
-def test_without_an_origin_the_answer_still_varies_by_it(shared: Shared) -> None:
+def test_cors_answer_varies_by_origin_even_without_one(shared: Shared) -> None:
     answer = shared(APP).get("/", headers={TARGET: RUN}, status=422)
     assert cors_headers(answer) == {"vary": "Origin"}
 
@@ -298,13 +300,15 @@ def test_without_an_origin_the_answer_still_varies_by_it(shared: Shared) -> None
         ("Accept-Origin", "Accept-Origin, Origin"),
     ],
 )
-def test_vary_is_merged(shared: Shared, fal: FakeFal, theirs: str, ours: str) -> None:
+def test_cors_merges_vary(shared: Shared, fal: FakeFal, theirs: str, ours: str) -> None:
     fal.answer_next(200, "{}", vary=theirs)
     answer = shared(APP).get("/", headers={TARGET: RUN, "Origin": APP})
     assert answer.headers.getall("vary") == [ours]
 
 
-def test_with_cors_off_nothing_is_said_nor_taken_away(app: webtest.TestApp, fal: FakeFal) -> None:
+def test_cors_that_is_off_says_nothing_and_takes_nothing_away(
+    app: webtest.TestApp, fal: FakeFal
+) -> None:
     assert cors_headers(app.options("/", headers=ASK, status=405)) == {"allow": "GET, POST"}
     fal.answer_next(200, "{}", access_control_allow_origin="*")
     answer = app.get("/", headers={TARGET: RUN, "Origin": APP})
