@@ -34,7 +34,7 @@ Pair = tuple[socket.socket, socket.socket]
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["closed", "sending side closed"])
-def test_a_close_is_noticed(pair: Pair, half: bool) -> None:
+def test_watcher_notices_a_close(pair: Pair, half: bool) -> None:
     gone = threading.Event()
     ours, theirs = pair
     Watcher().watch(ours.fileno(), gone.set)
@@ -42,7 +42,7 @@ def test_a_close_is_noticed(pair: Pair, half: bool) -> None:
     assert gone.wait(WAIT_SECONDS)
 
 
-def test_a_close_that_was_before_the_watch_is_noticed(pair: Pair) -> None:
+def test_watcher_notices_a_close_that_was_before_the_watch(pair: Pair) -> None:
     gone = threading.Event()
     ours, theirs = pair
     theirs.close()
@@ -50,7 +50,7 @@ def test_a_close_that_was_before_the_watch_is_noticed(pair: Pair) -> None:
     assert gone.wait(WAIT_SECONDS)
 
 
-def test_a_close_is_noticed_behind_bytes_that_nobody_has_read(pair: Pair) -> None:
+def test_watcher_notices_a_close_behind_bytes_that_nobody_has_read(pair: Pair) -> None:
     gone = threading.Event()
     ours, theirs = pair
     Watcher().watch(ours.fileno(), gone.set)
@@ -59,7 +59,7 @@ def test_a_close_is_noticed_behind_bytes_that_nobody_has_read(pair: Pair) -> Non
     assert gone.wait(WAIT_SECONDS)
 
 
-def test_of_many_watches_only_those_are_called_whose_connection_was_closed() -> None:
+def test_watcher_calls_only_those_whose_connection_was_closed() -> None:
     watcher = Watcher()
     pairs = [socket.socketpair() for _ in range(20)]
     noticed = [threading.Event() for _ in pairs]
@@ -75,7 +75,7 @@ def test_of_many_watches_only_those_are_called_whose_connection_was_closed() -> 
         theirs.close()
 
 
-def test_what_is_watched_no_more_is_not_noticed(pair: Pair) -> None:
+def test_watcher_does_not_notice_what_is_watched_no_more(pair: Pair) -> None:
     gone, other_gone = threading.Event(), threading.Event()
     on_gone = gone.set
     watcher = Watcher()
@@ -92,7 +92,7 @@ def test_what_is_watched_no_more_is_not_noticed(pair: Pair) -> None:
     assert not gone.is_set()
 
 
-def test_a_watch_that_was_never_ended_gives_way_to_the_next_on_its_descriptor(pair: Pair) -> None:
+def test_watch_that_was_never_ended_gives_way_to_the_next_on_its_descriptor(pair: Pair) -> None:
     first, second = threading.Event(), threading.Event()
     first_gone, second_gone = first.set, second.set
     watcher = Watcher()
@@ -109,7 +109,7 @@ class Connection:
     """Stands for what a server hands over for a connection."""
 
 
-def test_a_connection_is_watched_for_one_request_after_another(pair: Pair) -> None:
+def test_watcher_watches_a_connection_for_one_request_after_another(pair: Pair) -> None:
     first, second = threading.Event(), threading.Event()
     first_gone, second_gone = first.set, second.set
     connection = Connection()
@@ -123,7 +123,7 @@ def test_a_connection_is_watched_for_one_request_after_another(pair: Pair) -> No
     assert not first.is_set()
 
 
-def test_a_connection_that_is_closed_between_two_requests_is_noticed_at_the_next(
+def test_watcher_notices_at_the_next_request_a_close_between_two(
     pair: Pair,
 ) -> None:
     first, second, other_gone = threading.Event(), threading.Event(), threading.Event()
@@ -146,7 +146,7 @@ def test_a_connection_that_is_closed_between_two_requests_is_noticed_at_the_next
 
 
 @pytest.mark.parametrize("lives_on", [True, False], ids=["kept by the server", "gone"])
-def test_the_next_connection_with_the_same_descriptor_is_watched_as_well(
+def test_watcher_watches_the_next_connection_with_the_same_descriptor(
     pair: Pair, lives_on: bool
 ) -> None:
     before, after = threading.Event(), threading.Event()
@@ -170,7 +170,7 @@ def test_the_next_connection_with_the_same_descriptor_is_watched_as_well(
 
 
 @pytest.mark.parametrize("kind", ["closed", "file"])
-def test_what_cannot_be_watched_is_let_be(kind: str, pair: Pair) -> None:
+def test_watcher_lets_be_what_cannot_be_watched(kind: str, pair: Pair) -> None:
     gone = threading.Event()
     watcher = Watcher()
     with open(__file__, "rb") as file:
@@ -181,7 +181,7 @@ def test_what_cannot_be_watched_is_let_be(kind: str, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("is_gone", [True, False], ids=["closed", "another one by now"])
-def test_an_event_counts_if_the_connection_is_still_the_one_that_was_closed(
+def test_watcher_takes_an_event_of_the_connection_that_was_closed(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, is_gone: bool
 ) -> None:
     ours, theirs = pair
@@ -197,7 +197,7 @@ def test_an_event_counts_if_the_connection_is_still_the_one_that_was_closed(
     assert bool(watched) is not is_gone
 
 
-def test_an_event_of_what_is_watched_no_more_is_nobodys(pair: Pair) -> None:
+def test_watcher_takes_an_event_of_what_is_watched_no_more_for_nobodys(pair: Pair) -> None:
     ours, theirs = pair
     with select.epoll() as epoll:
         epoll.register(ours.fileno(), select.EPOLLRDHUP)
@@ -205,7 +205,7 @@ def test_an_event_of_what_is_watched_no_more_is_nobodys(pair: Pair) -> None:
         notice(epoll, {}, {}, threading.Lock())
 
 
-def test_what_one_call_raises_leaves_the_others_heard(pair: Pair) -> None:
+def test_watcher_hears_the_others_whatever_one_call_raises(pair: Pair) -> None:
     def fail() -> None:
         raise ValueError
 
@@ -221,7 +221,7 @@ def test_what_one_call_raises_leaves_the_others_heard(pair: Pair) -> None:
     assert gone == [1]
 
 
-def test_of_a_closed_connection_that_a_child_has_a_copy_of_the_kernel_tells_once(
+def test_watcher_is_told_once_of_a_connection_that_a_child_has_a_copy_of(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No thread: what it would be told is looked at here.
@@ -242,7 +242,7 @@ def test_of_a_closed_connection_that_a_child_has_a_copy_of_the_kernel_tells_once
         os.close(copy)
 
 
-def test_a_watch_ends_where_an_answer_is_collected_in_the_middle_of_another(pair: Pair) -> None:
+def test_watch_ends_where_an_answer_is_collected_in_the_middle_of_another(pair: Pair) -> None:
     watcher = Watcher()
     call = Call()
     ended = threading.Event()
@@ -261,7 +261,7 @@ def test_a_watch_ends_where_an_answer_is_collected_in_the_middle_of_another(pair
     assert not watcher._watched
 
 
-def test_where_there_is_no_epoll_nothing_is_noticed(
+def test_watcher_notices_nothing_where_there_is_no_epoll(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "epoll", None)
@@ -274,7 +274,7 @@ def test_where_there_is_no_epoll_nothing_is_noticed(
     assert not gone.is_set()
 
 
-def test_a_forked_child_watches_anew(pair: Pair) -> None:
+def test_watcher_starts_again_in_a_forked_child(pair: Pair) -> None:
     warm, warm_end = socket.socketpair()
     ours, theirs = pair
     with warm, warm_end:
@@ -288,7 +288,7 @@ def test_a_forked_child_watches_anew(pair: Pair) -> None:
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_the_clients_socket_is_found_where_servers_put_it(
+def test_client_connection_is_found_where_servers_put_it(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, _ = pair
@@ -301,7 +301,7 @@ def test_the_clients_socket_is_found_where_servers_put_it(
     assert client_connection({})[0] == 7
 
 
-def test_what_gevent_has_replaced_is_taken_from_where_gevent_keeps_it(
+def test_unpatched_takes_what_gevent_has_replaced_from_where_gevent_keeps_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = SimpleNamespace(get_original=lambda module, name: (module, name))
@@ -309,5 +309,5 @@ def test_what_gevent_has_replaced_is_taken_from_where_gevent_keeps_it(
     assert unpatched.original("select", "epoll") == ("select", "epoll")
 
 
-def test_what_the_system_does_not_have_is_none() -> None:
+def test_unpatched_is_none_for_what_the_system_does_not_have() -> None:
     assert unpatched.original("select", "no_such_thing") is None
