@@ -1,0 +1,1 @@
+"""What Chromium and Node make of it."""

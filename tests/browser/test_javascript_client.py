@@ -54,7 +54,7 @@ def client(node: str, proxy_url: str, fal: FakeFal) -> Scenario:
     return run
 
 
-def test_run(client: Scenario, fal: FakeFal) -> None:
+def test_javascript_client_runs(client: Scenario, fal: FakeFal) -> None:
     answer = client("run")
     (image,) = answer["data"].pop("images")
     assert answer["data"].pop("timings") == {"inference": 0.01}
@@ -69,7 +69,9 @@ def test_run(client: Scenario, fal: FakeFal) -> None:
     assert request.headers["x-fal-client-proxy"].startswith("wsgi-fal-proxy/")
 
 
-def test_run_with_get_keeps_the_query(client: Scenario, fal: FakeFal) -> None:
+def test_javascript_client_runs_with_get_and_keeps_the_query(
+    client: Scenario, fal: FakeFal
+) -> None:
     assert client("run_get")["data"]["prompt"] == "a, b & c [1] |'"
     assert fal.requests[0].request_target == (
         "/fal-ai/flux/dev?prompt=a%2C+b+%26+c+%5B1%5D+%7C%27&seed=7"
@@ -90,7 +92,9 @@ def seen(updates: list[dict[str, Any]]) -> tuple[list[str], list[int], list[list
 
 
 @pytest.mark.parametrize("mode", ["polling", "streaming"])
-def test_subscribe_sees_each_queue_update_and_the_logs(client: Scenario, mode: str) -> None:
+def test_javascript_client_subscribe_sees_each_queue_update_and_the_logs(
+    client: Scenario, mode: str
+) -> None:
     answer = client(f"subscribe_{mode}")
     updates = answer["updates"]
     assert seen(updates) == (
@@ -102,7 +106,9 @@ def test_subscribe_sees_each_queue_update_and_the_logs(client: Scenario, mode: s
     assert answer["result"]["requestId"] == updates[0]["request_id"]
 
 
-def test_submit_status_and_result(client: Scenario, fal: FakeFal) -> None:
+def test_javascript_client_submits_and_gets_status_and_result(
+    client: Scenario, fal: FakeFal
+) -> None:
     answer = client("queue")
     assert seen(answer["statuses"])[0] == STATUSES
     assert answer["submitted"]["queue_position"] == 2
@@ -113,7 +119,7 @@ def test_submit_status_and_result(client: Scenario, fal: FakeFal) -> None:
     assert fal.requests[0].headers["x-fal-queue-priority"] == "low"
 
 
-def test_cancel(client: Scenario, fal: FakeFal) -> None:
+def test_javascript_client_cancels(client: Scenario, fal: FakeFal) -> None:
     answer = client("cancel")
     assert answer["again"]["status"] == 400
     assert answer["again"]["body"] == {"status": "ALREADY_COMPLETED"}
@@ -123,7 +129,9 @@ def test_cancel(client: Scenario, fal: FakeFal) -> None:
     assert puts == [target, target]
 
 
-def test_stream_sees_each_event_before_the_next_is_sent(client: Scenario, fal: FakeFal) -> None:
+def test_javascript_client_stream_sees_each_event_before_the_next_is_sent(
+    client: Scenario, fal: FakeFal
+) -> None:
     answer = client("stream")
     assert [event["progress"] for event in answer["events"]] == [0.2, 0.4, 0.6, 0.8, 1.0]
     assert answer["last"] == answer["events"][-1]
@@ -132,7 +140,9 @@ def test_stream_sees_each_event_before_the_next_is_sent(client: Scenario, fal: F
     assert fal.requests[0].headers["accept"] == "application/json, text/event-stream"
 
 
-def test_a_stream_that_is_refused_is_a_validation_error(client: Scenario) -> None:
+def test_javascript_client_gets_a_validation_error_of_a_stream_that_is_refused(
+    client: Scenario,
+) -> None:
     answer = client("stream_error")
     assert (answer["name"], answer["status"]) == ("ValidationError", 422)
 
@@ -164,20 +174,18 @@ def shown_by_the_readmes_lines(node: str, proxy_url: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_readmes_lines_show_a_streams_events(node: str, proxy_url: str, fal: FakeFal) -> None:
+def test_readme_lines_show_a_streams_events(node: str, proxy_url: str, fal: FakeFal) -> None:
     events = "".join(f'data: {{"progress": {number}}}\n\n' for number in (1, 2))
     fal.answer_next(200, events, content_type="text/event-stream")
     assert shown_by_the_readmes_lines(node, proxy_url) == [1, 2]
 
 
-def test_the_readmes_lines_show_why_a_stream_is_refused(
-    node: str, proxy_url: str, fal: FakeFal
-) -> None:
+def test_readme_lines_show_why_a_stream_is_refused(node: str, proxy_url: str, fal: FakeFal) -> None:
     fal.answer_next(401, {"detail": "Sign in.", "message": "Sign in."})
     assert shown_by_the_readmes_lines(node, proxy_url) == [["ApiError", 401, "Sign in."]]
 
 
-def test_the_readmes_lines_show_that_a_stream_was_cut(node: str, tmp_path: Path) -> None:
+def test_readme_lines_show_that_a_stream_was_cut(node: str, tmp_path: Path) -> None:
     def cut(connection: Connection) -> None:
         connection.read_request()
         connection.send(
@@ -195,21 +203,23 @@ def test_the_readmes_lines_show_that_a_stream_was_cut(node: str, tmp_path: Path)
     assert ["ApiError", 500] in [entry[:2] for entry in shown if entry != 1]
 
 
-def test_upload(client: Scenario, fal: FakeFal) -> None:
+def test_javascript_client_uploads(client: Scenario, fal: FakeFal) -> None:
     answer = client("upload")
     assert answer["url"].endswith("/small%20file.txt")
     assert answer["got"] == {"type": "text/plain", "sha256": answer["sent"]}
     assert fal.requests[0].request_target == ("/storage/upload/initiate?storage_type=fal-cdn-v3")
 
 
-def test_a_file_in_the_input_is_uploaded_on_the_way(client: Scenario, fal: FakeFal) -> None:
+def test_javascript_client_uploads_a_file_in_the_input_on_the_way(
+    client: Scenario, fal: FakeFal
+) -> None:
     assert client("upload_in_input")["data"]["prompt"] == "a fox"
     initiate, run = fal.requests
     assert initiate.host == "rest.fal.ai"
     assert run.json()["image_url"].startswith(f"{fal.url}/files/")
 
 
-def test_multipart_upload(client: Scenario, fal: FakeFal) -> None:
+def test_javascript_client_uploads_in_parts(client: Scenario, fal: FakeFal) -> None:
     answer = client("upload_multipart")
     assert answer["got"] == {"type": "video/mp4", "sha256": answer["sent"]}
     assert fal.requests[0].request_target == (
@@ -217,13 +227,13 @@ def test_multipart_upload(client: Scenario, fal: FakeFal) -> None:
     )
 
 
-def test_a_realtime_token(client: Scenario, fal: FakeFal) -> None:
+def test_javascript_client_gets_a_realtime_token(client: Scenario, fal: FakeFal) -> None:
     assert client("token") == "fake-token-for-flux"
     assert fal.requests[0].request_target == "/tokens/"
     assert fal.requests[0].json() == {"allowed_apps": ["flux"], "token_expiration": 120}
 
 
-def test_an_error_of_fals_is_an_api_error_with_everything_in_it(
+def test_javascript_client_gets_an_api_error_with_all_of_an_error_of_fals(
     client: Scenario, fal: FakeFal
 ) -> None:
     data = {"detail": "No such model", "message": "It is not there", "extra": [1]}
@@ -239,7 +249,9 @@ def test_an_error_of_fals_is_an_api_error_with_everything_in_it(
     }
 
 
-def test_a_call_that_takes_too_long_is_not_sent_again(node: str, tmp_path: Path) -> None:
+def test_javascript_client_does_not_send_a_call_again_that_takes_too_long(
+    node: str, tmp_path: Path
+) -> None:
     requests: list[bytes] = []
 
     def silent(connection: Connection) -> None:
@@ -262,7 +274,7 @@ def test_a_call_that_takes_too_long_is_not_sent_again(node: str, tmp_path: Path)
     assert len(requests) == 1
 
 
-def test_a_wrong_input_is_a_validation_error_with_its_fields(client: Scenario) -> None:
+def test_javascript_client_gets_a_validation_error_with_the_fields(client: Scenario) -> None:
     answer = client("validation_error")
     error = {
         "loc": ["body", "prompt"],
@@ -277,7 +289,7 @@ def test_a_wrong_input_is_a_validation_error_with_its_fields(client: Scenario) -
     assert answer["requestId"]
 
 
-def test_a_refusal_of_ours_is_an_api_error_that_says_what_is_wrong(
+def test_javascript_client_gets_an_api_error_that_says_what_is_wrong(
     client: Scenario, fal: FakeFal
 ) -> None:
     answer = client("refusal")

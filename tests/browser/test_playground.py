@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import urllib3
 import webtest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from webtest.http import StopableWSGIServer
 
 import wsgi_fal_proxy.__main__ as command
-from tests.servers.test_main import Visits, read_until
+from tests.support.command import Visits, read_until
 from tests.support.raw_server import WAIT_SECONDS
 from tests.support.serving import JS, running
 from wsgi_fal_proxy import FalProxyMiddleware
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Route
 
 CDN: Final = "https://cdn.jsdelivr.net/npm/"
-CHROMIUM: Final = ("chromium", "chromium-browser", "google-chrome")
 PHONE: Final = {"width": 360, "height": 740}
 
 
@@ -55,13 +53,13 @@ def page_app() -> webtest.TestApp:
     return webtest.TestApp(Playground(beside), lint=True)
 
 
-def test_all_other_paths_are_the_apps(page_app: webtest.TestApp) -> None:
+def test_playground_leaves_all_other_paths_to_the_app(page_app: webtest.TestApp) -> None:
     for path in ("/", "/playgrounds", "/playgroun", "/api/fal/proxy"):
         assert page_app.get(path).body == b"the app"
         assert page_app.post(path).body == b"the app"
 
 
-def test_the_page_may_load_only_what_it_names(page_app: webtest.TestApp) -> None:
+def test_playground_page_may_load_only_what_it_names(page_app: webtest.TestApp) -> None:
     answer = page_app.get("/playground/")
 
     assert answer.content_type == "text/html"
@@ -99,14 +97,14 @@ def test_the_page_may_load_only_what_it_names(page_app: webtest.TestApp) -> None
         ("settings.json", "application/json"),
     ],
 )
-def test_its_files_have_their_types(
+def test_playground_files_have_their_types(
     page_app: webtest.TestApp, name: str, content_type: str
 ) -> None:
     assert page_app.get(f"/playground/{name}").content_type == content_type
     assert page_app.head(f"/playground/{name}").body == b""
 
 
-def test_without_its_slash_it_is_redirected(page_app: webtest.TestApp) -> None:
+def test_playground_without_its_slash_is_redirected(page_app: webtest.TestApp) -> None:
     for mounted in ("", "/mounted"):
         answer = page_app.get("/playground", extra_environ={"SCRIPT_NAME": mounted}, status=308)
         assert answer.headers["Location"].endswith("playground/")
@@ -115,12 +113,12 @@ def test_without_its_slash_it_is_redirected(page_app: webtest.TestApp) -> None:
 @pytest.mark.parametrize(
     "path", ["index", "index.html", "app.py", "../app.py", "client/index.js", "settings.json/"]
 )
-def test_nothing_else_is_served(page_app: webtest.TestApp, path: str) -> None:
+def test_playground_serves_nothing_else(page_app: webtest.TestApp, path: str) -> None:
     answer = page_app.get(f"/playground/{path}", status=404)
     assert answer.text == "There is nothing here. The page is at /playground/.\n"
 
 
-def test_it_is_only_read(page_app: webtest.TestApp) -> None:
+def test_playground_is_only_read(page_app: webtest.TestApp) -> None:
     answer = page_app.post("/playground/", status=405)
     assert answer.headers["Allow"] == "GET, HEAD"
 
@@ -130,7 +128,7 @@ def settings_of(app: WSGIApplication) -> dict[str, Any]:
     return settings
 
 
-def test_the_page_is_told_where_the_proxy_is_and_whose_money_it_spends() -> None:
+def test_playground_tells_the_page_where_the_proxy_is_and_whose_money_it_spends() -> None:
     with_key = settings_of(Playground(beside))
     with_fake = settings_of(Playground(beside, proxy_url="/a", fake_url="http://127.0.0.1:1"))
 
@@ -139,7 +137,7 @@ def test_the_page_is_told_where_the_proxy_is_and_whose_money_it_spends() -> None
 
 
 @pytest.mark.usefixtures("node")
-def test_the_client_is_the_one_that_npm_installs() -> None:
+def test_playground_has_the_client_that_npm_installs() -> None:
     locked = json.loads((JS / "package-lock.json").read_text())["packages"]
     for package in settings_of(Playground(beside))["client"]["packages"]:
         directory = f"node_modules/{package['name']}"
@@ -150,7 +148,7 @@ def test_the_client_is_the_one_that_npm_installs() -> None:
             assert file["integrity"] == f"sha384-{digest}"
 
 
-def test_a_directory_without_the_client_is_refused(tmp_path: Path) -> None:
+def test_playground_refuses_a_directory_without_the_client(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         Playground(beside, client_directory=tmp_path)
 
@@ -164,7 +162,7 @@ def test_a_directory_without_the_client_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("node")
-def test_a_directory_with_another_version_of_the_client_is_refused(tmp_path: Path) -> None:
+def test_playground_refuses_a_directory_with_another_version_of_the_client(tmp_path: Path) -> None:
     shutil.copytree(JS / "node_modules", tmp_path / "node_modules")
     (tmp_path / "node_modules/@fal-ai/client/src/index.js").write_text("")
 
@@ -176,7 +174,7 @@ def test_a_directory_with_another_version_of_the_client_is_refused(tmp_path: Pat
 
 
 @pytest.mark.parametrize("prefix", ["/playground", "/playground/fal"])
-def test_the_proxy_cannot_be_where_the_page_is(
+def test_playground_and_proxy_cannot_be_at_one_path(
     monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
     monkeypatch.setenv("FAL_PROXY_PREFIX", prefix)
@@ -190,7 +188,7 @@ def test_the_proxy_cannot_be_where_the_page_is(
     )
 
 
-def test_a_directory_that_does_not_do_stops_the_command(tmp_path: Path) -> None:
+def test_command_is_stopped_by_a_directory_that_does_not_do(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         command.main(["--playground-client", str(tmp_path), "--port", "0"])
 
@@ -204,7 +202,7 @@ def test_a_directory_that_does_not_do_stops_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "whose"), [({}, "fake"), ({"FAL_KEY": "id:secret"}, "fal")]
 )
-def test_the_command_tells_the_page_whose_money_it_spends(
+def test_command_tells_the_playground_whose_money_it_spends(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     environment: dict[str, str],
@@ -227,7 +225,7 @@ def test_the_command_tells_the_page_whose_money_it_spends(
 
 
 @pytest.mark.usefixtures("node")
-def test_the_command_serves_it() -> None:
+def test_command_serves_the_playground() -> None:
     parts = [sys.executable, "-m", "wsgi_fal_proxy", "--port", "0"]
     given = ["--playground-client", str(JS)]
     environment = {"FAL_PROXY_PREFIX": "/my fal"}
@@ -301,20 +299,6 @@ class Visit:
             "#requests tr", "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
         )
         return rows
-
-
-@pytest.fixture(scope="module")
-def browser(node: str) -> Iterator[Browser]:
-    """Chromium, headless; the client that the page uses is installed."""
-    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if found is None:
-        pytest.skip("chromium is not installed")  # pragma: no cover - not everywhere
-    expect.set_options(timeout=WAIT_SECONDS * 1000)
-    with ExitStack() as stack:
-        # In one: playwright starts greenlets, and coverage may miss the line after that.
-        yield stack.enter_context(
-            stack.enter_context(sync_playwright()).chromium.launch(executable_path=found)
-        )
 
 
 @pytest.fixture(scope="module")
@@ -393,11 +377,11 @@ def picture_size(visit: Visit) -> list[tuple[int, int]]:
     return sizes
 
 
-def test_it_says_that_nothing_is_billed(visit: Visit) -> None:
+def test_playground_says_that_nothing_is_billed(visit: Visit) -> None:
     expect(visit("#fal")).to_have_text("Fake fal: nothing is billed")
 
 
-def test_it_says_that_fal_bills(
+def test_playground_says_that_fal_bills(
     visit_of: Callable[..., Visit],
     serve: Callable[[WSGIApplication], str],
     proxied: WSGIApplication,
@@ -409,7 +393,7 @@ def test_it_says_that_fal_bills(
     expect(visit("#endpoint-hint")).to_have_text("The id of any fal model.")
 
 
-def test_a_queued_request_is_followed_to_its_picture(visit: Visit) -> None:
+def test_playground_follows_a_queued_request_to_its_picture(visit: Visit) -> None:
     visit.page.get_by_label("Prompt", exact=True).fill("a hen")
     visit.run()
 
@@ -429,7 +413,7 @@ def test_a_queued_request_is_followed_to_its_picture(visit: Visit) -> None:
     assert visit.fal.requests[0].json() == {"prompt": "a hen"}
 
 
-def test_each_request_is_shown_with_its_status_and_time(visit: Visit) -> None:
+def test_playground_shows_each_request_with_its_status_and_time(visit: Visit) -> None:
     visit.run()
     visit.advance(6)
     visit.says("Done")
@@ -444,7 +428,7 @@ def test_each_request_is_shown_with_its_status_and_time(visit: Visit) -> None:
     assert all(re.fullmatch(r"\d+ ms", time) for _, _, time in visit.rows)
 
 
-def test_a_stream_shows_each_partial_picture(visit: Visit) -> None:
+def test_playground_shows_each_partial_picture_of_a_stream(visit: Visit) -> None:
     visit.run(mode="Stream")
 
     for step in range(1, 5):
@@ -460,7 +444,7 @@ def test_a_stream_shows_each_partial_picture(visit: Visit) -> None:
     assert visit.rows[-1][:2] == ["POST fal.run/fal-ai/flux/dev/stream", "200"]
 
 
-def test_text_is_streamed_as_text(visit: Visit) -> None:
+def test_playground_streams_text_as_text(visit: Visit) -> None:
     marked = "<img src=x onerror=alert(1)> <b>why</b>?"
     visit.page.get_by_label("Prompt", exact=True).fill(marked)
     visit.run("fal-ai/any-llm", mode="Stream")
@@ -472,7 +456,7 @@ def test_text_is_streamed_as_text(visit: Visit) -> None:
     expect(visit("#frame img, #frame b")).to_have_count(0)
 
 
-def test_more_input_is_sent_and_every_picture_is_shown(visit: Visit) -> None:
+def test_playground_sends_more_input_and_shows_every_picture(visit: Visit) -> None:
     visit.page.get_by_text("More input").click()
     visit.page.get_by_label("JSON, such as").fill('{"num_images": 3, "image_size": "square"}')
     visit.run()
@@ -482,7 +466,7 @@ def test_more_input_is_sent_and_every_picture_is_shown(visit: Visit) -> None:
     assert picture_size(visit) == [(512, 512)] * 3
 
 
-def test_each_event_of_a_stream_shows_the_pictures_that_it_has(visit: Visit) -> None:
+def test_playground_shows_the_pictures_of_each_event_of_a_stream(visit: Visit) -> None:
     url = f"data:image/png;base64,{base64.b64encode(png('a fox', 7, 8, 8)).decode()}"
     events = [{"images": [{"url": url}] * count} for count in (3, 1)]
     data = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
@@ -493,7 +477,7 @@ def test_each_event_of_a_stream_shows_the_pictures_that_it_has(visit: Visit) -> 
     assert picture_size(visit) == [(8, 8)]
 
 
-def test_the_answer_is_shown_as_json(visit: Visit) -> None:
+def test_playground_shows_the_answer_as_json(visit: Visit) -> None:
     visit.run(mode="Stream")
     visit.page.get_by_text("Answer as JSON").click()
 
@@ -504,7 +488,7 @@ def test_the_answer_is_shown_as_json(visit: Visit) -> None:
     assert answer["prompt"] == "a red fox in the snow"
 
 
-def test_a_queued_request_is_cancelled(visit: Visit) -> None:
+def test_playground_cancels_a_queued_request(visit: Visit) -> None:
     visit.run("fal-ai/slow")
     visit.advance(5)
     expect(visit("#logs li")).to_have_count(3)
@@ -518,7 +502,7 @@ def test_a_queued_request_is_cancelled(visit: Visit) -> None:
     expect(visit("#run")).to_have_attribute("aria-disabled", "false")
 
 
-def test_a_stream_is_cancelled_and_fal_sees_it(visit: Visit) -> None:
+def test_playground_cancels_a_stream_and_fal_sees_it(visit: Visit) -> None:
     visit.run("fal-ai/slow", mode="Stream")
     visit.says("Streaming …")
 
@@ -532,7 +516,7 @@ def test_a_stream_is_cancelled_and_fal_sees_it(visit: Visit) -> None:
     assert not request.finished
 
 
-def test_a_request_that_was_done_is_too_late_to_cancel(visit: Visit) -> None:
+def test_playground_says_that_it_is_too_late_to_cancel(visit: Visit) -> None:
     visit.run()
     visit.says("In the queue, 2 ahead")
     visit.fal.answer_next(400, '{"status": "ALREADY_COMPLETED"}')
@@ -544,7 +528,7 @@ def test_a_request_that_was_done_is_too_late_to_cancel(visit: Visit) -> None:
     expect(visit("#problem-source")).to_have_text("From fal: 400")
 
 
-def test_it_is_used_by_the_keyboard_alone(visit: Visit) -> None:
+def test_playground_is_used_by_the_keyboard_alone(visit: Visit) -> None:
     keys = visit.page.keyboard
     visit.page.get_by_label("Prompt", exact=True).focus()
     keys.press("Control+A")
@@ -578,7 +562,7 @@ def upload(visit: Visit) -> None:
     visit.page.get_by_label("Picture to start from").set_input_files(PICTURE)  # type: ignore[arg-type]
 
 
-def test_a_picture_is_uploaded_and_sent_as_image_url(visit: Visit) -> None:
+def test_playground_uploads_a_picture_and_sends_it_as_image_url(visit: Visit) -> None:
     upload(visit)
     expect(visit("#picture-state")).to_have_text("Uploaded: fox.png")
     expect(visit("#thumbnail img")).to_have_js_property("naturalWidth", 64)
@@ -595,7 +579,7 @@ def test_a_picture_is_uploaded_and_sent_as_image_url(visit: Visit) -> None:
     ]
 
 
-def test_an_uploaded_picture_is_removed(visit: Visit) -> None:
+def test_playground_removes_an_uploaded_picture(visit: Visit) -> None:
     upload(visit)
     expect(visit("#picture-state")).to_have_text("Uploaded: fox.png")
 
@@ -607,7 +591,7 @@ def test_an_uploaded_picture_is_removed(visit: Visit) -> None:
     assert visit.fal.requests[-1].json() == {"prompt": "a red fox in the snow"}
 
 
-def test_an_upload_that_fails_is_told_beside_the_picture(visit: Visit) -> None:
+def test_playground_tells_an_upload_that_fails_beside_the_picture(visit: Visit) -> None:
     visit.fal.answer_next(401, '{"detail": "No user found"}')
     visit.expect_status(401)
 
@@ -620,7 +604,7 @@ def test_an_upload_that_fails_is_told_beside_the_picture(visit: Visit) -> None:
     expect(visit("#picture-state")).to_have_text("Sent as image_url.")
 
 
-def test_a_refused_input_is_told_field_by_field(visit: Visit) -> None:
+def test_playground_tells_a_refused_input_field_by_field(visit: Visit) -> None:
     visit.expect_status(422)
     visit.run("fal-ai/fails", mode="Stream")
 
@@ -644,7 +628,7 @@ def test_a_refused_input_is_told_field_by_field(visit: Visit) -> None:
     expect(prompt).not_to_have_attribute("aria-invalid", "true")
 
 
-def test_a_field_without_a_place_of_its_own_is_told_where_it_was_written(visit: Visit) -> None:
+def test_playground_tells_a_field_without_a_place_where_it_was_written(visit: Visit) -> None:
     visit.expect_status(422)
     visit.page.get_by_text("More input").click()
     more = visit.page.get_by_label("JSON, such as")
@@ -662,7 +646,7 @@ def test_a_field_without_a_place_of_its_own_is_told_where_it_was_written(visit: 
     ("text", "message"),
     [("{", "This is not JSON: "), ("[1]", 'This must be a JSON object, such as {"seed": 7}.')],
 )
-def test_more_input_that_is_no_json_object_is_not_sent(
+def test_playground_does_not_send_more_input_that_is_no_json_object(
     visit: Visit, text: str, message: str
 ) -> None:
     visit.page.get_by_text("More input").click()
@@ -675,7 +659,7 @@ def test_more_input_that_is_no_json_object_is_not_sent(
     assert visit.fal.requests == []
 
 
-def test_without_a_model_nothing_is_sent(visit: Visit) -> None:
+def test_playground_sends_nothing_without_a_model(visit: Visit) -> None:
     visit.run(" ")
 
     expect(visit("#endpoint-error")).to_have_text("Which model? For example fal-ai/flux/dev.")
@@ -683,7 +667,7 @@ def test_without_a_model_nothing_is_sent(visit: Visit) -> None:
     assert visit.fal.requests == []
 
 
-def test_a_refusal_of_the_proxys_is_told_from_fals(visit: Visit) -> None:
+def test_playground_tells_a_refusal_of_the_proxys_from_fals(visit: Visit) -> None:
     visit.expect_status(412)
     visit.run("https://evilfal.run/x")
 
@@ -706,7 +690,7 @@ def test_a_refusal_of_the_proxys_is_told_from_fals(visit: Visit) -> None:
         (412, '{"reason": "x", "message": "M"}', "fal could not do this", "M"),
     ],
 )
-def test_an_error_of_fals_is_told(
+def test_playground_tells_an_error_of_fals(
     visit: Visit, status: int, data: str, title: str, detail: str
 ) -> None:
     visit.expect_status(status)
@@ -724,7 +708,7 @@ def refuse(route: Route) -> None:  # pragma: no cover - as below
 
 
 # The tracer may lose a line at the callback, which runs on a greenlet.
-def test_a_proxy_that_is_gone_is_told(visit: Visit) -> None:  # pragma: no cover
+def test_playground_tells_that_the_proxy_is_gone(visit: Visit) -> None:  # pragma: no cover
     visit.expected.append("Failed to load resource: net::ERR_CONNECTION_REFUSED")
     visit.page.route("**/api/fal/proxy", refuse)
     visit.run()
@@ -740,7 +724,7 @@ def cut(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
     return [b'data: {"progress": 0.5}\n\n']
 
 
-def test_a_stream_that_breaks_off_is_told(
+def test_playground_tells_a_stream_that_breaks_off(
     visit_of: Callable[..., Visit], serve: Callable[[WSGIApplication], str]
 ) -> None:
     visit = visit_of(serve(Playground(cut, client_directory=JS)))
@@ -774,7 +758,9 @@ def cdn_visit(
     return visit_of(serve(Playground(proxied, fake_url=stepped.url)))
 
 
-def test_the_client_from_the_cdn_works(cdn_visit: Visit) -> None:  # pragma: no cover - as above
+def test_playground_works_with_the_client_from_the_cdn(
+    cdn_visit: Visit,
+) -> None:  # pragma: no cover - as above
     cdn_visit.page.route(f"{CDN}**", from_npm)
     cdn_visit.open()
     cdn_visit.run()
@@ -784,7 +770,7 @@ def test_the_client_from_the_cdn_works(cdn_visit: Visit) -> None:  # pragma: no 
 
 
 @pytest.mark.parametrize("tampered", ["eventsource-parser", "client/src/index.js"])
-def test_a_client_that_is_not_what_it_should_be_does_not_run(  # pragma: no cover - as above
+def test_playground_runs_no_other_client_than_the_right_one(  # pragma: no cover - as above
     cdn_visit: Visit, tampered: str
 ) -> None:
     cdn_visit.page.route(f"{CDN}**", partial(from_npm, tampered=tampered))
@@ -803,7 +789,7 @@ def test_a_client_that_is_not_what_it_should_be_does_not_run(  # pragma: no cove
 
 
 @pytest.mark.parametrize("viewport", [PHONE, {"width": 1280, "height": 900}], ids=["phone", "wide"])
-def test_nothing_moves_or_overflows_while_it_runs(
+def test_playground_moves_and_overflows_nowhere_while_it_runs(
     visit_of: Callable[..., Visit], site: str, viewport: dict[str, int]
 ) -> None:
     visit = visit_of(site, viewport=viewport)
@@ -832,7 +818,9 @@ def test_nothing_moves_or_overflows_while_it_runs(
     assert places() == before
 
 
-def test_on_a_phone_the_result_comes_into_view(visit_of: Callable[..., Visit], site: str) -> None:
+def test_playground_brings_the_result_into_view_on_a_phone(
+    visit_of: Callable[..., Visit], site: str
+) -> None:
     visit = visit_of(site, viewport=PHONE)
     visit.open()
     expect(visit("#frame")).not_to_be_in_viewport()
@@ -843,7 +831,7 @@ def test_on_a_phone_the_result_comes_into_view(visit_of: Callable[..., Visit], s
 
 
 @pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
-def test_it_is_dark_where_that_is_preferred(
+def test_playground_is_dark_where_that_is_preferred(
     visit_of: Callable[..., Visit], site: str, scheme: str, is_dark: bool
 ) -> None:
     visit = visit_of(site, color_scheme=scheme)
@@ -853,7 +841,7 @@ def test_it_is_dark_where_that_is_preferred(
     assert (sum(map(int, re.findall(r"\d+", colour))) < 3 * 128) is is_dark
 
 
-def test_everything_that_can_be_used_has_a_name(visit: Visit) -> None:
+def test_playground_names_everything_that_can_be_used(visit: Visit) -> None:
     visit.page.get_by_text("More input").click()
     visit.page.get_by_text("Answer as JSON").click()
     controls = visit("input, textarea, button, [tabindex], progress, table").all()
@@ -867,7 +855,7 @@ def test_everything_that_can_be_used_has_a_name(visit: Visit) -> None:
 # The tests see what they should.
 
 
-def test_what_the_policy_forbids_is_seen(visit: Visit) -> None:
+def test_watched_page_sees_what_the_policy_forbids(visit: Visit) -> None:
     visit.page.evaluate(
         "document.body.append(Object.assign(new Image(), {src: '//example.com/x'}))"
     )

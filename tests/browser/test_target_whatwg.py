@@ -25,7 +25,7 @@ def accepted_host(text: str) -> str | None:
         return None
 
 
-def test_whatever_is_accepted_whatwg_parses_to_the_same_https_host_with_nothing_else() -> None:
+def test_target_parse_accepts_only_what_whatwg_parses_to_the_same_https_host() -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed")  # pragma: no cover - not everywhere

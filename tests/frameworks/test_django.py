@@ -85,7 +85,7 @@ def app_of(**options: Any) -> webtest.TestApp:
     return webtest.TestApp(get_wsgi_application(), lint=True)
 
 
-def test_it_relays_without_a_csrf_token_or_a_transaction(fal: FakeFal) -> None:
+def test_django_view_relays_without_a_csrf_token_or_a_transaction(fal: FakeFal) -> None:
     def key(environ: dict[str, Any]) -> str:
         held.append(transaction.get_connection().in_atomic_block)
         return fal.key
@@ -99,14 +99,14 @@ def test_it_relays_without_a_csrf_token_or_a_transaction(fal: FakeFal) -> None:
     assert held == [False]
 
 
-def test_its_own_answers_pass_through_and_captures_do_not_matter() -> None:
+def test_django_view_ignores_captures_and_passes_its_own_answers_through() -> None:
     answer = app_of().post("/anything/fal", status=400)
 
     assert answer.json["reason"] == "target_missing"
     assert answer.headers["x-fal-proxy-error"] == "target_missing"
 
 
-def test_headers_that_are_repeated_are_kept(tmp_path: Path) -> None:
+def test_django_view_keeps_headers_that_are_repeated(tmp_path: Path) -> None:
     head = (
         b"HTTP/1.1 204 Empty\r\nVary: a\r\nVary: b\r\n"
         b"Set-Cookie: a=1; Path=/; Secure\r\nSet-Cookie: b=2\r\n\r\n"
@@ -127,7 +127,9 @@ def test_headers_that_are_repeated_are_kept(tmp_path: Path) -> None:
     [(User(7), 500, "7"), (User(None), 401, None)],
     ids=["user", "stranger"],
 )
-def test_who_is_signed_in_is_served(user: object, status: int, identity: str | None) -> None:
+def test_django_view_serves_a_user_who_is_signed_in(
+    user: object, status: int, identity: str | None
+) -> None:
     records: list[CallRecord] = []
     app = app_of(authorize=signed_in, observer=records.append)
     Users.user = user
@@ -139,19 +141,19 @@ def test_who_is_signed_in_is_served(user: object, status: int, identity: str | N
     assert [record.identity for record in records] == [identity]
 
 
-def test_an_option_that_cannot_be_used_is_refused() -> None:
+def test_django_view_refuses_an_option_that_cannot_be_used() -> None:
     with pytest.raises(SettingsError):
         fal_view(read_timeout=0)
 
 
-def test_asgi_is_refused_with_what_to_do_instead() -> None:
+def test_django_view_refuses_asgi_with_what_to_do_instead() -> None:
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
 
     with pytest.raises(ImproperlyConfigured, match=r"needs WSGI .* gunicorn wsgi_fal_proxy"):
         fal_view()(ASGIRequest(scope, None))
 
 
-def test_the_command_sees_a_view_that_django_has_not_made_yet(
+def test_command_sees_a_django_view_that_is_not_made_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "late_urls.py").write_text(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 import urllib3
 
-from tests.project.test_examples import CALL, call, run_example
+from tests.support.examples import CALL, call, run_example
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
 from tests.support.serving import dialling_raw
 
@@ -57,7 +57,7 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", CHECKED)
-def test_who_is_not_signed_in_is_answered_401_and_fal_is_not_called(
+def test_framework_answers_401_without_a_sign_in_and_fal_is_not_called(
     fal: FakeFal, name: str
 ) -> None:
     with run_example(name, fal, **environment()) as served, urllib3.PoolManager() as http:
@@ -77,7 +77,7 @@ def test_who_is_not_signed_in_is_answered_401_and_fal_is_not_called(
 
 
 @pytest.mark.parametrize("name", THROUGH)
-def test_events_come_one_by_one(fal: FakeFal, name: str) -> None:
+def test_framework_lets_events_come_one_by_one(fal: FakeFal, name: str) -> None:
     with run_example(name, fal, **environment()) as served, urllib3.PoolManager() as http:
         headers = {**STREAM, **sign_in(http, served.url, name)}
         fal.advance()
@@ -124,7 +124,9 @@ def relaying(
 
 
 @pytest.mark.parametrize("name", THROUGH)
-def test_an_answer_comes_back_as_it_is(fal: FakeFal, tmp_path: Path, name: str) -> None:
+def test_framework_lets_an_answer_come_back_as_it_is(
+    fal: FakeFal, tmp_path: Path, name: str
+) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(SENT)
@@ -146,7 +148,9 @@ def test_an_answer_comes_back_as_it_is(fal: FakeFal, tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("name", THROUGH)
-def test_an_answer_that_breaks_off_is_broken_off(fal: FakeFal, tmp_path: Path, name: str) -> None:
+def test_framework_breaks_off_an_answer_that_breaks_off(
+    fal: FakeFal, tmp_path: Path, name: str
+) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(EVENT)
@@ -159,7 +163,9 @@ def test_an_answer_that_breaks_off_is_broken_off(fal: FakeFal, tmp_path: Path, n
 
 
 @pytest.mark.parametrize("name", sorted({*THROUGH} - {"fastapi_app.py"}))
-def test_a_client_that_leaves_has_fal_stop(fal: FakeFal, tmp_path: Path, name: str) -> None:
+def test_framework_lets_fal_stop_when_the_client_leaves(
+    fal: FakeFal, tmp_path: Path, name: str
+) -> None:
     closed = threading.Event()
 
     def script(connection: Connection) -> None:

@@ -44,7 +44,7 @@ def filter_of(tmp_path: Path, *lines: str) -> Any:
     return loadfilter(written(tmp_path, section), "fal")(hello_factory({}))
 
 
-def test_a_filter_wraps_the_application(tmp_path: Path) -> None:
+def test_paste_filter_wraps_the_application(tmp_path: Path) -> None:
     text = """\
 [app:main]
 paste.app_factory = tests.frameworks.test_paste:hello_factory
@@ -63,7 +63,7 @@ key = id:secret
     assert app.post("/fal", status=400).json["reason"] == "target_missing"
 
 
-def test_a_filter_without_options_answers_under_the_usual_prefix(tmp_path: Path) -> None:
+def test_paste_filter_without_options_answers_under_the_usual_prefix(tmp_path: Path) -> None:
     app = webtest.TestApp(filter_of(tmp_path), lint=True)
 
     assert app.get("/").body == b"hello"
@@ -71,7 +71,7 @@ def test_a_filter_without_options_answers_under_the_usual_prefix(tmp_path: Path)
 
 
 @pytest.mark.parametrize("path", ["/", "/anything"])
-def test_an_application_is_the_relay_at_any_path(tmp_path: Path, path: str) -> None:
+def test_paste_application_is_the_relay_at_any_path(tmp_path: Path, path: str) -> None:
     made = app_of(tmp_path, "key = id:secret", "read_timeout = none")
 
     assert isinstance(made, FalProxy)
@@ -79,7 +79,7 @@ def test_an_application_is_the_relay_at_any_path(tmp_path: Path, path: str) -> N
     assert app.post(path, status=400).json["reason"] == "target_missing"
 
 
-def test_a_key_is_used(tmp_path: Path, network: NetworkGuard) -> None:
+def test_paste_uses_a_key(tmp_path: Path, network: NetworkGuard) -> None:
     app = webtest.TestApp(app_of(tmp_path, "key = id:secret"), lint=True)
 
     response = app.get("/", headers=TO_FAL, status=502)
@@ -88,7 +88,9 @@ def test_a_key_is_used(tmp_path: Path, network: NetworkGuard) -> None:
     assert network.lookups == ["fal.run"]
 
 
-def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path, network: NetworkGuard) -> None:
+def test_paste_key_file_is_read_again_when_it_changes(
+    tmp_path: Path, network: NetworkGuard
+) -> None:
     key_file = tmp_path / "key"
     app = webtest.TestApp(app_of(tmp_path, f"key_file = {key_file}"), lint=True)
     assert app.get("/", headers=TO_FAL, status=500).json["reason"] == "key_missing"
@@ -101,7 +103,7 @@ def test_a_key_file_is_read_again_when_it_changes(tmp_path: Path, network: Netwo
     assert app.get("/", headers=TO_FAL, status=502).json["reason"] == "upstream_unresolvable"
 
 
-def test_without_a_key_it_is_looked_up_in_the_environment(
+def test_paste_looks_up_the_key_in_the_environment_without_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = webtest.TestApp(app_of(tmp_path), lint=True)
@@ -111,7 +113,7 @@ def test_without_a_key_it_is_looked_up_in_the_environment(
     assert app.get("/", headers=TO_FAL, status=502).json["reason"] == "upstream_unresolvable"
 
 
-def test_options_reach_the_relay(tmp_path: Path) -> None:
+def test_paste_options_reach_the_relay(tmp_path: Path) -> None:
     app = webtest.TestApp(app_of(tmp_path, "key = id:secret", "max_body_bytes = 4"), lint=True)
 
     response = app.post_json("/", {"prompt": "a fox"}, headers=TO_FAL, status=413)
@@ -148,7 +150,7 @@ def test_options_reach_the_relay(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_option_that_cannot_be_used_is_refused(
+def test_paste_refuses_an_option_that_cannot_be_used(
     tmp_path: Path, load: Any, line: str, message: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -157,6 +159,6 @@ def test_an_option_that_cannot_be_used_is_refused(
     assert str(caught.value) == message
 
 
-def test_the_relay_alone_has_no_prefix(tmp_path: Path) -> None:
+def test_paste_relay_alone_has_no_prefix(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"prefix='/fal' cannot be used: there is no such"):
         app_of(tmp_path, "prefix = /fal")

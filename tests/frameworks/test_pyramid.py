@@ -49,15 +49,15 @@ def app_of(
 
 
 @pytest.mark.parametrize("path", ["/api/fal/proxy", "/api/fal/proxy/", "/api/fal/proxy/below/x"])
-def test_it_answers_at_the_prefix_and_below(path: str) -> None:
+def test_pyramid_answers_at_the_prefix_and_below(path: str) -> None:
     assert app_of({}).post(path, status=400).json["reason"] == "target_missing"
 
 
-def test_it_leaves_what_only_begins_like_the_prefix() -> None:
+def test_pyramid_leaves_what_only_begins_like_the_prefix() -> None:
     assert app_of({}).post("/api/fal/proxyfoo", status=404).text == "of the app"
 
 
-def test_it_relays(fal: FakeFal) -> None:
+def test_pyramid_relays(fal: FakeFal) -> None:
     app = app_of({"fal_proxy.key": fal.key, "fal_proxy.pool_manager": fal.pool_manager()})
 
     answer = app.post_json("/api/fal/proxy", {"prompt": "a fox"}, headers=TO_FAL)
@@ -66,7 +66,7 @@ def test_it_relays(fal: FakeFal) -> None:
     assert len(fal.requests) == 1
 
 
-def test_the_permission_is_asked_for(fal: FakeFal) -> None:
+def test_pyramid_asks_for_the_permission(fal: FakeFal) -> None:
     app = app_of(
         {
             "fal_proxy.key": fal.key,
@@ -82,7 +82,7 @@ def test_the_permission_is_asked_for(fal: FakeFal) -> None:
 
 
 @pytest.mark.parametrize(("user", "identity"), [("ada", "ada"), (7, "7"), (None, None)])
-def test_the_user_is_the_identity(user: object, identity: str | None) -> None:
+def test_pyramid_takes_the_user_for_the_identity(user: object, identity: str | None) -> None:
     records: list[CallRecord] = []
     app = app_of(
         {"fal_proxy.permission": "spend", "fal_proxy.observer": records.append},
@@ -94,7 +94,7 @@ def test_the_user_is_the_identity(user: object, identity: str | None) -> None:
     assert [record.identity for record in records] == [identity]
 
 
-def test_text_is_read_as_in_an_ini_file(tmp_path: Path) -> None:
+def test_pyramid_reads_text_as_in_an_ini_file(tmp_path: Path) -> None:
     settings = {
         "fal_proxy.prefix": "/fal",
         "fal_proxy.max_body_bytes": "4",
@@ -108,7 +108,7 @@ def test_text_is_read_as_in_an_ini_file(tmp_path: Path) -> None:
     assert app.get("/v1/fal", headers=TO_FAL, status=500).json["reason"] == "key_missing"
 
 
-def test_what_is_no_text_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_pyramid_takes_what_is_no_text_as_it_is(tmp_path: Path) -> None:
     app = app_of({"fal_proxy.key": KeyFile(tmp_path / "key"), "fal_proxy.read_timeout": None})
 
     assert app.get("/api/fal/proxy", headers=TO_FAL, status=500).json["reason"] == "key_missing"
@@ -125,7 +125,7 @@ def test_what_is_no_text_is_taken_as_it_is(tmp_path: Path) -> None:
         ("prefix", "fal", "prefix='fal' cannot be used: it must be a path"),
     ],
 )
-def test_what_cannot_be_used_is_refused(name: str, value: object, message: str) -> None:
+def test_pyramid_refuses_what_cannot_be_used(name: str, value: object, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         app_of({f"fal_proxy.{name}": value})
 

@@ -73,7 +73,7 @@ def taken(redis: RedisServer) -> int:
     ],
     ids=["gthread", "preload", "gevent"],
 )
-def test_64_callers_of_4_workers_get_exactly_what_the_limit_allows(
+def test_limiter_gives_64_callers_of_4_workers_exactly_what_the_limit_allows(
     fal: FakeFal, redis: RedisServer, worker_class: str, options: tuple[str, ...]
 ) -> None:
     with (
@@ -91,7 +91,7 @@ def workers(served: Served) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_worker_that_is_killed_lets_nobody_over_the_limit(
+def test_limiter_lets_nobody_over_the_limit_when_a_worker_is_killed(
     fal: FakeFal, redis: RedisServer
 ) -> None:
     begun = threading.Semaphore(0)
@@ -116,7 +116,7 @@ def test_a_worker_that_is_killed_lets_nobody_over_the_limit(
     assert set(told) <= {"200", "limit_exceeded", "cut"}
 
 
-def test_a_store_that_stops_under_load_refuses_until_it_is_back_and_nobody_waits(
+def test_limiter_refuses_while_its_store_is_stopped_under_load_and_nobody_waits(
     fal: FakeFal, redis: RedisServer
 ) -> None:
     down, up = threading.Event(), threading.Event()

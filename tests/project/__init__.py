@@ -1,0 +1,1 @@
+"""What the README, the documents, the package and the examples say."""

@@ -27,7 +27,7 @@ from pyramid.config import Configurator
 from pyramid.response import Response
 from werkzeug.test import Client
 
-from tests.project.test_examples import CALL, call
+from tests.support.examples import CALL, call
 from tests.support.serving import ROOT, dialling, free_port, running, serve_gunicorn, wait_for_port
 from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile
 from wsgi_fal_proxy._process.environment import KEY_VARIABLES
@@ -82,7 +82,7 @@ def relays(url: str, http: urllib3.PoolManager) -> None:
     assert (answer.status, answer.json()["prompt"]) == (200, "a fox")
 
 
-def test_every_kind_of_block_is_known_here() -> None:
+def test_docs_have_only_blocks_of_known_kinds() -> None:
     checked = {"dockerfile", "ini", "js", "nft", "nginx", "python", "sh", "squid", "systemd"}
     assert {kind for kind, _ in BLOCKS} == checked | {"uwsgi", "yaml"}
 
@@ -96,7 +96,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
-def test_links_lead_somewhere(page: Path) -> None:
+def test_docs_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\((?!https:)([^)#]*)(?:#([^)]*))?\)", page.read_text())
     assert links
     for name, anchor in links:
@@ -105,12 +105,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), anchor
 
 
-def test_variables_exist() -> None:
+def test_docs_variables_exist() -> None:
     named = set(re.findall(r"\bFAL_(?:KEY|PROXY_)\w*", "".join(PAGES.values())))
     assert named <= {*KEY_VARIABLES, *variables()}
 
 
-def test_the_limits_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docs_limits_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for line in block("sh", "FAL_PROXY_LIMITS=").splitlines():
         name, _, value = line.partition("=")
         (text,) = shlex.split(value)
@@ -121,19 +121,19 @@ def test_the_limits_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", blocks("sh"))
-def test_shell_can_be_read(text: str) -> None:
+def test_docs_shell_can_be_read(text: str) -> None:
     check("bash", "-n", "-c", text)
 
 
 @pytest.mark.parametrize("text", blocks("js"))
-def test_javascript_can_be_read(node: str, tmp_path: Path, text: str) -> None:
+def test_docs_javascript_can_be_read(node: str, tmp_path: Path, text: str) -> None:
     file = tmp_path / "snippet.mjs"
     file.write_text(text)
     check(node, "--check", file)
 
 
 @pytest.mark.parametrize("text", blocks("python"))
-def test_python_can_be_read(text: str) -> None:
+def test_docs_python_can_be_read(text: str) -> None:
     assert ast.parse(text).body
 
 
@@ -147,7 +147,7 @@ def rows(text: str, title: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("title", ["| framework | in front", "| framework | behind its own check"])
-def test_each_line_is_in_its_example(title: str) -> None:
+def test_docs_have_each_line_in_its_example(title: str) -> None:
     found = rows(PAGES["frameworks.md"], title)
     assert len(found) > 4
     for _, line, example in found:
@@ -156,7 +156,7 @@ def test_each_line_is_in_its_example(title: str) -> None:
         assert line.strip("`") in [code.partition("  # type:")[0].strip() for code in written]
 
 
-def test_the_settings_of_pyramid_can_be_used(tmp_path: Path) -> None:
+def test_docs_settings_of_pyramid_can_be_used(tmp_path: Path) -> None:
     lines = block("ini").splitlines()
     settings = dict(line.split(" = ") for line in lines if " = " in line)
     del settings["use"]
@@ -200,7 +200,7 @@ PREPARED: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def test_the_readmes_line_for_each_framework_does_it() -> None:
+def test_readme_line_for_each_framework_does_it() -> None:
     readme = (ROOT / "README.md").read_text()
     lines = dict(rows(readme, "| app | the line"))
     assert lines.pop("none").startswith("[`gunicorn wsgi_fal_proxy.wsgi`]")
@@ -216,7 +216,7 @@ def test_the_readmes_line_for_each_framework_does_it() -> None:
 # deployment.md
 
 
-def test_gunicorns_settings_exist_and_are_those_of_the_example() -> None:
+def test_docs_gunicorns_settings_exist_and_are_those_of_the_example() -> None:
     known = {setting.name for setting in KNOWN_SETTINGS}
     example = runpy.run_path(str(ROOT / "examples" / "gunicorn.conf.py"))
     table = {name.strip("`"): value for name, value, _ in rows(PAGES["deployment.md"], "it:\n\n")}
@@ -227,7 +227,7 @@ def test_gunicorns_settings_exist_and_are_those_of_the_example() -> None:
             assert re.split("[`,]", table[name].removeprefix("`"))[0] == str(value), name
 
 
-def test_the_systemd_unit_is_verified(tmp_path: Path) -> None:
+def test_docs_systemd_unit_is_verified(tmp_path: Path) -> None:
     analyze = tool("systemd-analyze")
     unit = tmp_path / "fal-proxy.service"
     unit.write_text(block("systemd").replace("/opt/fal-proxy/bin/gunicorn", str(BIN / "gunicorn")))
@@ -236,7 +236,7 @@ def test_the_systemd_unit_is_verified(tmp_path: Path) -> None:
     assert "fal-proxy" not in said, said
 
 
-def test_nginx_relays_over_tls(fal: FakeFal, tmp_path: Path) -> None:
+def test_docs_nginx_relays_over_tls(fal: FakeFal, tmp_path: Path) -> None:
     nginx = tool("nginx")
     authority, port = trustme.CA(), free_port()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
@@ -278,7 +278,7 @@ def test_nginx_relays_over_tls(fal: FakeFal, tmp_path: Path) -> None:
     assert (answer.status, answer.json()["prompt"]) == (200, "a fox")
 
 
-def test_uwsgi_relays(fal: FakeFal, tmp_path: Path) -> None:
+def test_docs_uwsgi_relays(fal: FakeFal, tmp_path: Path) -> None:
     uwsgi, port = tool("uwsgi"), free_port()
     file = tmp_path / "fal-proxy.ini"
     # Without nginx in front, which alone speaks uWSGI's own protocol.
@@ -297,7 +297,7 @@ def instruction(name: str) -> list[str]:
     return words
 
 
-def test_the_dockerfile_is_linted_and_does_not_run_as_root() -> None:
+def test_docs_dockerfile_is_linted_and_does_not_run_as_root() -> None:
     check(tool("hadolint"), "-", input=block("dockerfile"))
     (user,) = re.findall(r"^USER (\d+)$", block("dockerfile"), re.MULTILINE)
     assert user != "0"
@@ -305,7 +305,7 @@ def test_the_dockerfile_is_linted_and_does_not_run_as_root() -> None:
     assert f"Python :: {python}" in (ROOT / "pyproject.toml").read_text()
 
 
-def test_the_dockerfile_copies_what_there_is_and_all_that_is_needed() -> None:
+def test_docs_dockerfile_copies_what_there_is_and_all_that_is_needed() -> None:
     lines = re.findall(r"^COPY (.*) /\S*$", block("dockerfile"), re.MULTILINE)
     copied = {source for line in lines for source in line.split()}
     assert all((ROOT / source).exists() for source in copied)
@@ -313,7 +313,7 @@ def test_the_dockerfile_copies_what_there_is_and_all_that_is_needed() -> None:
     assert copied == {*needed, "examples/gunicorn.conf.py"}
 
 
-def test_the_dockerfiles_command_relays_and_its_health_check_tells(fal: FakeFal) -> None:
+def test_docs_dockerfiles_command_relays_and_its_health_check_tells(fal: FakeFal) -> None:
     port = free_port()
 
     def placed(words: list[str]) -> list[str]:
@@ -336,7 +336,7 @@ def test_the_dockerfiles_command_relays_and_its_health_check_tells(fal: FakeFal)
         assert subprocess.run(health, capture_output=True, check=False).returncode != 0
 
 
-def test_a_new_key_is_read_and_keeps_its_owner_and_mode(tmp_path: Path) -> None:
+def test_docs_way_to_rotate_a_key_keeps_its_owner_and_mode(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("old\n")
     file.chmod(0o640)
@@ -351,7 +351,7 @@ def test_a_new_key_is_read_and_keeps_its_owner_and_mode(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
-def test_squids_configuration_is_parsed(tmp_path: Path) -> None:
+def test_docs_squids_configuration_is_parsed(tmp_path: Path) -> None:
     file = tmp_path / "squid.conf"
     # Squid begins by looking its own name up.
     file.write_text(block("squid") + f"visible_hostname localhost\npid_filename {tmp_path}/pid\n")
@@ -359,7 +359,7 @@ def test_squids_configuration_is_parsed(tmp_path: Path) -> None:
     assert not re.search("WARNING|ERROR|FATAL", said), said
 
 
-def test_the_egress_proxy_is_dialled(
+def test_docs_egress_proxy_is_dialled(
     network: NetworkGuard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAL_KEY", "id:secret")
@@ -372,20 +372,20 @@ def test_the_egress_proxy_is_dialled(
     assert network.lookups == ["egress.internal"]
 
 
-def test_the_packet_filter_is_checked() -> None:
+def test_docs_packet_filter_is_checked() -> None:
     if os.geteuid() != 0:
         pytest.skip("nft asks the kernel, as root")  # pragma: no cover - not everywhere
     check(tool("nft"), "--check", "--file", "-", input=block("nft"))
 
 
-def test_the_network_policy_is_valid() -> None:
+def test_docs_network_policy_is_valid() -> None:
     kubernetes_validate.validate(yaml.safe_load(block("yaml")), "1.30", strict=True)
 
 
 # moving.md
 
 
-def test_the_python_that_replaces_express_authorizes() -> None:
+def test_docs_python_that_replaces_express_authorizes() -> None:
     made: dict[str, Any] = {"app": hello, "known": {"Bearer ada": "ada"}.get}
     exec(block("python", "def authorize"), made)
     client = Client(made["app"])
@@ -401,13 +401,13 @@ def test_the_python_that_replaces_express_authorizes() -> None:
 
 
 @pytest.mark.parametrize("part", ["app.wsgi_app", "fal_view(authorize=signed_in)"])
-def test_what_comes_after_stands_in_an_example(part: str) -> None:
+def test_docs_have_what_comes_after_in_an_example(part: str) -> None:
     (line,) = (line for line in block("python", part).splitlines() if part in line)
     code = "\n".join(path.read_text() for path in (ROOT / "examples").glob("*.py"))
     assert line.removeprefix("urlpatterns = [").removesuffix("]") in code
 
 
-def test_the_options_of_fals_own_proxy_are_all_there() -> None:
+def test_docs_have_all_options_of_fals_own_proxy() -> None:
     text = PAGES["moving.md"]
     ours = {"allowed_urls", "allowed_endpoints", "authorize", "key", "prefix"}
     theirs = {

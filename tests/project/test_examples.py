@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import sys
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
@@ -13,40 +11,15 @@ import jwt
 import pytest
 import urllib3
 
+from tests.support.examples import CALL, COMMANDS, EXAMPLES, call, run_example
 from tests.support.raw_server import WAIT_SECONDS
-from tests.support.serving import ROOT, Served, dialling, free_port, running, wait_for_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from wsgi_fal_proxy.testing import FakeFal
 
-EXAMPLES = ROOT / "examples"
-GUNICORN = ("-m", "gunicorn", "--no-control-socket", "-c", "examples/gunicorn.conf.py")
-COMMANDS = {
-    "plain_wsgi.py": ("examples/plain_wsgi.py",),
-    "flask_app.py": ("examples/flask_app.py",),
-    "bottle_app.py": ("examples/bottle_app.py",),
-    "pyramid_app.py": ("examples/pyramid_app.py",),
-    "playground.py": ("examples/playground.py",),
-    "bottle_mount.py": ("examples/bottle_mount.py",),
-    "dispatcher.py": ("examples/dispatcher.py",),
-    "django_view.py": ("examples/django_view.py",),
-    "django_wsgi.py": ("examples/django_wsgi.py",),
-    "falcon_app.py": ("examples/falcon_app.py",),
-    "falcon_sink.py": ("examples/falcon_sink.py",),
-    "fastapi_app.py": ("examples/fastapi_app.py",),
-    "pyramid_view.py": ("examples/pyramid_view.py",),
-    "gunicorn.conf.py": (*GUNICORN, "wsgi_fal_proxy.wsgi"),
-    "flask_login_app.py": ("examples/flask_login_app.py",),
-    "django_app.py": ("examples/django_app.py",),
-    "jwt_app.py": ("examples/jwt_app.py",),
-    "key_per_tenant.py": ("examples/key_per_tenant.py",),
-    "prometheus_metrics.py": (*GUNICORN, "--pythonpath", "examples", "prometheus_metrics:app"),
-    "opentelemetry_spans.py": ("examples/opentelemetry_spans.py",),
-    "limits_redis.py": (*GUNICORN, "examples.limits_redis:app"),
-}
 BESIDE = {
     "plain_wsgi.py": ("/", b"Hello from plain WSGI\n"),
     "flask_app.py": ("/", b"Hello from Flask\n"),
@@ -62,34 +35,20 @@ BESIDE = {
     "limits_redis.py": ("/", b"Hello within limits\n"),
 }
 JWT_SECRET = "s" * 32
-CALL = {"x-fal-target-url": "https://fal.run/fal-ai/flux/dev"}
 
 
-@contextlib.contextmanager
-def run_example(name: str, fal: FakeFal, **environment: str) -> Iterator[Served]:
-    port = free_port()
-    environment = {**dialling(fal), "PORT": str(port), **environment}
-    with running([sys.executable, *COMMANDS[name]], environment) as (process, log):
-        wait_for_port(port)
-        yield Served(port, process, log)
-
-
-def call(http: urllib3.PoolManager, url: str, **headers: str) -> urllib3.BaseHTTPResponse:
-    return http.request("POST", url, json={"prompt": "a fox"}, headers={**CALL, **headers})
-
-
-def test_no_example_is_left_out() -> None:
+def test_examples_are_all_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_example_opens_with_what_it_leaves_out(name: str) -> None:
+def test_example_opens_with_what_it_leaves_out(name: str) -> None:
     text = (EXAMPLES / name).read_text()
     assert "\nLeaves out: " in text.split('"""')[1]
 
 
 @pytest.mark.parametrize("name", BESIDE)
-def test_an_example_relays_and_answers_for_itself(
+def test_example_relays_and_answers_for_itself(
     fal: FakeFal, request: pytest.FixtureRequest, name: str
 ) -> None:
     environment = {}
@@ -115,7 +74,7 @@ def test_an_example_relays_and_answers_for_itself(
         ("django_app.py", "/view/fal"),
     ],
 )
-def test_an_example_serves_who_is_signed_in_and_nobody_else(
+def test_example_serves_who_is_signed_in_and_nobody_else(
     fal: FakeFal, name: str, path: str
 ) -> None:
     with run_example(name, fal) as served, urllib3.PoolManager() as http:
@@ -143,7 +102,7 @@ def token(**claims: Any) -> str:
     return "Bearer " + jwt.encode(present, claims.pop("key", JWT_SECRET), algorithm="HS256")
 
 
-def test_the_example_with_tokens_serves_who_has_one_and_nobody_else(fal: FakeFal) -> None:
+def test_example_with_tokens_serves_who_has_one_and_nobody_else(fal: FakeFal) -> None:
     with run_example("jwt_app.py", fal, JWT_SECRET=JWT_SECRET) as served:
         url = f"{served.url}/api/fal/proxy"
         wrong = [
@@ -167,7 +126,7 @@ def test_the_example_with_tokens_serves_who_has_one_and_nobody_else(fal: FakeFal
     assert fal.requests[0].headers["authorization"] == f"Key {fal.key}"
 
 
-def test_the_example_with_a_key_for_each_tenant_sends_each_its_own(
+def test_example_with_a_key_for_each_tenant_sends_each_its_own(
     fal: FakeFal, tmp_path: Path
 ) -> None:
     keys = {"good": fal.key, "other": "other:key"}
@@ -193,7 +152,7 @@ def test_the_example_with_a_key_for_each_tenant_sends_each_its_own(
 # Those that tell what happened
 
 
-def test_the_example_for_prometheus_counts_over_all_processes(fal: FakeFal, tmp_path: Path) -> None:
+def test_example_for_prometheus_counts_over_all_processes(fal: FakeFal, tmp_path: Path) -> None:
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with run_example("prometheus_metrics.py", fal, **environment) as served:
         pids: set[str] = set()
@@ -229,7 +188,7 @@ def test_the_example_for_prometheus_counts_over_all_processes(fal: FakeFal, tmp_
     assert f'fal_call_seconds_count{{kind="run"}} {count + 1}.0' in text
 
 
-def test_the_example_for_opentelemetry_makes_spans(fal: FakeFal) -> None:
+def test_example_for_opentelemetry_makes_spans(fal: FakeFal) -> None:
     with (
         run_example("opentelemetry_spans.py", fal, PYTHONUNBUFFERED="1") as served,
         urllib3.PoolManager() as http,

@@ -62,7 +62,7 @@ def sdist(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / f"wsgi_fal_proxy-{__version__}"
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     about = f"wsgi_fal_proxy-{__version__}.dist-info/"
     names = {name for name in wheel.namelist() if not name.startswith(about)}
     assert names == set(files("wsgi_fal_proxy"))
@@ -70,7 +70,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) ->
     assert f"{about}licenses/LICENSE" in wheel.namelist()
 
 
-def test_the_wheels_metadata(wheel: zipfile.ZipFile) -> None:
+def test_wheel_has_its_metadata(wheel: zipfile.ZipFile) -> None:
     about = f"wsgi_fal_proxy-{__version__}.dist-info/"
     metadata = email.message_from_bytes(wheel.read(f"{about}METADATA"))
     assert metadata["Name"] == "wsgi-fal-proxy"
@@ -87,7 +87,7 @@ def test_the_wheels_metadata(wheel: zipfile.ZipFile) -> None:
     assert "[paste.filter_app_factory]" in scripts
 
 
-def test_the_wheel_works_where_nothing_else_of_the_project_is(built: Path, tmp_path: Path) -> None:
+def test_wheel_works_where_nothing_else_of_the_project_is(built: Path, tmp_path: Path) -> None:
     (path,) = built.glob("*.whl")
     install = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), str(path)]
     subprocess.run([sys.executable, *install], check=True, capture_output=True)
@@ -107,7 +107,7 @@ def test_the_wheel_works_where_nothing_else_of_the_project_is(built: Path, tmp_p
     assert Path(said.strip()).parent.parent == tmp_path
 
 
-def test_the_sdist_holds_the_project(sdist: Path) -> None:
+def test_sdist_holds_the_project(sdist: Path) -> None:
     names = {path.relative_to(sdist).as_posix() for path in sdist.rglob("*") if path.is_file()}
     of_the_project = {name for directory in IN_THE_SDIST for name in files(directory)}
     # hatchling adds the last two.
@@ -115,7 +115,7 @@ def test_the_sdist_holds_the_project(sdist: Path) -> None:
     assert names == of_the_project | alone
 
 
-def test_the_sdists_tests_can_be_run(sdist: Path) -> None:
+def test_sdist_has_tests_that_can_be_run(sdist: Path) -> None:
     pytest_ = [sys.executable, "-m", "pytest", "--quiet", "--no-cov", "-p", "no:cacheprovider"]
     subprocess.run([*pytest_, "--collect-only"], cwd=sdist, check=True, capture_output=True)
     some = ["tests/project/test_readme.py", "tests/unit/test_settings.py"]

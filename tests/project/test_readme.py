@@ -55,7 +55,7 @@ def leaves(kind: type[FalProxyError]) -> list[type[FalProxyError]]:
     return named or [kind]
 
 
-def test_every_option_is_in_the_table_with_its_default() -> None:
+def test_readme_table_has_every_option_with_its_default() -> None:
     fields = {
         name: getattr(field, "default", None)
         for name, field in Settings.__dataclass_fields__.items()
@@ -67,7 +67,7 @@ def test_every_option_is_in_the_table_with_its_default() -> None:
         assert eval(written[name]) == default
 
 
-def test_every_status_is_in_the_table() -> None:
+def test_readme_table_has_every_status() -> None:
     answers = {
         (error.status[:3], error.reason)
         for error in leaves(FalProxyError)
@@ -77,12 +77,12 @@ def test_every_status_is_in_the_table() -> None:
     assert written == answers
 
 
-def test_every_variable_is_in_the_table() -> None:
+def test_readme_table_has_every_variable() -> None:
     written = {name for row in rows("### Stand-alone") for name in re.findall(r"FAL_\w+", row[0])}
     assert written == {*environment.KEY_VARIABLES, *variables()}
 
 
-def test_what_the_table_says_of_servers_is_what_the_tests_observe() -> None:
+def test_readme_table_says_of_servers_what_the_tests_observe() -> None:
     observed = {
         (
             server.name,
@@ -99,19 +99,19 @@ def test_what_the_table_says_of_servers_is_what_the_tests_observe() -> None:
     assert set(written) == observed
 
 
-def test_the_servers_are_started_as_the_tests_start_them() -> None:
+def test_readme_starts_the_servers_as_the_tests_do() -> None:
     (shown,) = [text for kind, text in BLOCKS if kind == "sh" and "waitress-serve" in text]
     assert set(shown.splitlines()) == {server.command for server in SERVERS.values()}
 
 
-def test_the_run_is_what_the_command_prints() -> None:
+def test_readme_run_is_what_the_command_prints() -> None:
     prefix = "/api/fal/proxy"
     whose = _whose(_parser().parse_args([]), is_fake=True)
     (shown,) = [text for kind, text in BLOCKS if not kind]
     assert _welcome(f"http://127.0.0.1:8000{prefix}", prefix, whose) == shown
 
 
-def test_the_patterns_match_what_the_table_says() -> None:
+def test_readme_patterns_match_what_the_table_says() -> None:
     for row in rows("### Which models"):
         (pattern,), matched, unmatched = (re.findall("`([^`]+)`", cell) for cell in row)
         urls = pattern.partition("/")[0].endswith("fal.run") or "fal.ai" in pattern
@@ -120,7 +120,7 @@ def test_the_patterns_match_what_the_table_says() -> None:
         assert not any(globs.match(text if urls else f"/{text}") for text in unmatched)
 
 
-def test_the_example_with_allowlists_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_example_with_allowlists_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
     code = example("STRICT_URLS")
     put_in_fals_place(fal, monkeypatch)
     namespace: dict[str, Any] = {"app": lambda environ, start_response: None}
@@ -143,7 +143,7 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert essence in script.replace(" --quiet --editable", " -e")
 
 
-def test_the_example_with_the_fake_fal_runs() -> None:
+def test_readme_example_with_the_fake_fal_runs() -> None:
     code = example("FakeFal")
     code = code.replace(
         "    ...  # call your app",
@@ -153,7 +153,7 @@ def test_the_example_with_the_fake_fal_runs() -> None:
     exec(code, {"app": lambda environ, start_response: None, "Client": Client})
 
 
-def test_the_example_behind_flasks_own_authentication_runs(
+def test_readme_example_behind_flasks_own_authentication_runs(
     fal: FakeFal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = example("from flask")
@@ -175,7 +175,7 @@ def test_the_example_behind_flasks_own_authentication_runs(
     assert len(fal.requests) == 1
 
 
-def test_the_module_of_ones_own_for_a_stand_alone_proxy_runs(
+def test_readme_module_of_ones_own_for_a_stand_alone_proxy_runs(
     fal: FakeFal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = example("ProxyFix")
@@ -198,7 +198,7 @@ def test_the_module_of_ones_own_for_a_stand_alone_proxy_runs(
     assert client.get("/").status_code == 404
 
 
-def test_the_example_of_who_what_and_how_much_runs(
+def test_readme_example_of_who_what_and_how_much_runs(
     fal: FakeFal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = example("REMOTE_USER")
@@ -223,7 +223,7 @@ def test_the_example_of_who_what_and_how_much_runs(
     assert call("flux/dev", "grace") == 200
 
 
-def test_the_example_of_who_may_call_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_example_of_who_may_call_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
     code = example("beaker")
     put_in_fals_place(fal, monkeypatch)
     namespace: dict[str, object] = {"app": lambda environ, start_response: None}

@@ -61,7 +61,7 @@ def observe(record: CallRecord) -> None:
     assert_type(record.truncated, bool)
 
 
-def test_what_is_made_is_a_wsgi_application() -> None:
+def test_types_make_the_proxy_a_wsgi_application() -> None:
     wrapped: WSGIApplication = FalProxyMiddleware(hello, prefix="/fal", key=KeyFile("key"))
     twice: WSGIApplication = FalProxyMiddleware(wrapped, authorize=allow_anyone)
     mounted: WSGIApplication = FalProxy(
@@ -86,7 +86,7 @@ def test_what_is_made_is_a_wsgi_application() -> None:
     assert_type(__version__, str)
 
 
-def test_a_callable_with_types_is_called(fal: FakeFal) -> None:
+def test_types_fit_a_callable_with_types(fal: FakeFal) -> None:
     proxy = FalProxy(
         key=key_of, authorize=authorize, observer=observe, pool_manager=fal.pool_manager()
     )
@@ -104,7 +104,7 @@ def test_a_callable_with_types_is_called(fal: FakeFal) -> None:
     assert status("https://fal.run/fal-ai/flux/dev") == 422
 
 
-def test_errors_have_types() -> None:
+def test_types_of_errors_are_there() -> None:
     with pytest.raises(SettingsError) as caught:
         FalProxy(read_timeout=0)
     assert_type(caught.value.name, str)
@@ -115,7 +115,7 @@ def test_errors_have_types() -> None:
     assert_type(missing.value.detail, str)
 
 
-def test_mistakes_are_found_before_the_program_runs() -> None:
+def test_types_find_mistakes_before_the_program_runs() -> None:
     with pytest.raises(SettingsError):
         FalProxy(read_timeouts=5)  # type: ignore[call-arg]
     with pytest.raises(SettingsError):

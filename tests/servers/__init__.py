@@ -1,0 +1,1 @@
+"""Real WSGI servers, and the command, as processes."""

@@ -6,25 +6,22 @@ import argparse
 import contextlib
 import gc
 import json
-import os
 import runpy
-import select
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import urllib3
-import webtest
-from werkzeug.serving import BaseWSGIServer, make_server
 
 import wsgi_fal_proxy.__main__ as command
+from tests.support.command import Visits, read_until
 from tests.support.raw_server import WAIT_SECONDS
 from tests.support.serving import running
 from wsgi_fal_proxy import __version__
@@ -32,6 +29,8 @@ from wsgi_fal_proxy import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from wsgiref.types import WSGIApplication
+
+    from werkzeug.serving import BaseWSGIServer
 
     from tests.support.network import NetworkGuard
 
@@ -48,7 +47,6 @@ from wsgi_fal_proxy import FalProxyMiddleware, Refuse
 application = FalProxyMiddleware(beside, key="k", authorize=lambda request: Refuse(401))
 """
 )
-TO_LLM: Final = {"x-fal-target-url": "https://fal.run/fal-ai/any-llm"}
 
 
 @pytest.fixture
@@ -70,33 +68,6 @@ def with_its_own(wrapped: str) -> str:
 # In this process
 
 
-@dataclass
-class Visits:
-    """What was to be served, and how it answered while it would have been."""
-
-    servers: list[BaseWSGIServer] = field(default_factory=list)
-    answers: list[webtest.TestResponse] = field(default_factory=list)
-    prefix: str = "/api/fal/proxy"
-
-    def make_server(
-        self, host: str, port: int, app: WSGIApplication, *, threaded: bool
-    ) -> BaseWSGIServer:
-        server = make_server(host, port, app, threaded=threaded)
-        server.serve_forever = self.visit  # type: ignore[method-assign]
-        self.servers.append(server)
-        return server
-
-    def visit(self, poll_interval: float = 0) -> None:
-        (server,) = self.servers
-        app = webtest.TestApp(server.app, lint=True)
-        self.answers = [
-            app.post_json(self.prefix, {"prompt": "Why?"}, headers=TO_LLM, expect_errors=True),
-            app.get("/", expect_errors=True),
-            app.get("/", headers={"Host": "rebound.example:8000"}, expect_errors=True),
-        ]
-        server.server_close()
-
-
 @pytest.fixture
 def visits(monkeypatch: pytest.MonkeyPatch) -> Visits:
     visits = Visits()
@@ -105,7 +76,7 @@ def visits(monkeypatch: pytest.MonkeyPatch) -> Visits:
     return visits
 
 
-def test_without_a_key_it_relays_to_the_fake_fal(
+def test_command_without_a_key_relays_to_the_fake_fal(
     visits: Visits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(["--port", "0"])
@@ -123,19 +94,21 @@ def test_without_a_key_it_relays_to_the_fake_fal(
 @pytest.mark.parametrize(
     ("host", "reason"), [("127.0.0.1", "host_not_allowed"), ("127.0.0.2", "not_found")]
 )
-def test_on_localhost_it_answers_to_no_other_name(visits: Visits, host: str, reason: str) -> None:
+def test_command_on_localhost_answers_to_no_other_name(
+    visits: Visits, host: str, reason: str
+) -> None:
     command.main(["--host", host, "--port", "0"])
 
     assert visits.answers[2].json["reason"] == reason
 
 
-def test_who_calls_it_by_another_name_is_told_how_to(visits: Visits) -> None:
+def test_command_tells_a_caller_by_another_name_how_to(visits: Visits) -> None:
     command.main(["--port", "0"])
 
     assert "start it with --host 0.0.0.0" in visits.answers[2].json["message"]
 
 
-def test_beyond_this_machine_it_says_whose_calls_are_billed(
+def test_command_beyond_this_machine_says_whose_calls_are_billed(
     visits: Visits, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAL_KEY", "id:s3cret")
@@ -145,7 +118,7 @@ def test_beyond_this_machine_it_says_whose_calls_are_billed(
     assert "bills you for whoever can reach this machine.\n" in capsys.readouterr().out
 
 
-def test_asked_for_the_fake_fal_it_does_not_say_that_there_is_no_key(
+def test_command_with_fake_does_not_say_that_there_is_no_key(
     visits: Visits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(["--fake", "--port", "0"])
@@ -153,7 +126,7 @@ def test_asked_for_the_fake_fal_it_does_not_say_that_there_is_no_key(
     assert "\nto a fake fal: nothing is billed.\n" in capsys.readouterr().out
 
 
-def test_with_a_key_it_relays_to_fal(
+def test_command_with_a_key_relays_to_fal(
     visits: Visits,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -173,7 +146,7 @@ def test_with_a_key_it_relays_to_fal(
 @pytest.mark.parametrize(
     "key", [pytest.param("id:secret", id="good"), pytest.param("se cret", id="malformed")]
 )
-def test_with_fake_a_key_is_not_used(
+def test_command_with_fake_does_not_use_a_key(
     visits: Visits, monkeypatch: pytest.MonkeyPatch, network: NetworkGuard, key: str
 ) -> None:
     monkeypatch.setenv("FAL_KEY", key)
@@ -184,7 +157,9 @@ def test_with_fake_a_key_is_not_used(
     assert network.lookups == []
 
 
-def test_it_wraps_an_application_of_the_current_directory(visits: Visits, wrapped: str) -> None:
+def test_command_wraps_an_application_of_the_current_directory(
+    visits: Visits, wrapped: str
+) -> None:
     command.main([wrapped, "--port", "0"])
 
     relayed, beside, _ = visits.answers
@@ -193,7 +168,7 @@ def test_it_wraps_an_application_of_the_current_directory(visits: Visits, wrappe
 
 
 @pytest.mark.parametrize("environment", [{}, {"FAL_KEY": "another"}], ids=["no-key", "key"])
-def test_an_application_with_a_proxy_of_its_own_keeps_it(
+def test_command_leaves_an_application_its_own_proxy(
     visits: Visits,
     with_its_own: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -215,7 +190,7 @@ def test_an_application_with_a_proxy_of_its_own_keeps_it(
     assert "curl" not in said
 
 
-def test_a_proxy_is_the_applications_own_wherever_it_keeps_it(
+def test_command_finds_the_applications_own_proxy_wherever_it_keeps_it(
     visits: Visits, with_its_own: str
 ) -> None:
     # Out of the garbage collector's sight, as before a fork.
@@ -228,7 +203,7 @@ def test_a_proxy_is_the_applications_own_wherever_it_keeps_it(
     assert visits.answers[0].status_int == 401
 
 
-def test_a_proxy_that_was_dropped_is_not_the_applications_own(
+def test_command_takes_no_proxy_that_was_dropped_for_the_applications_own(
     visits: Visits, with_its_own: str
 ) -> None:
     with Path("site_to_wrap.py").open("a") as file:
@@ -237,7 +212,7 @@ def test_a_proxy_that_was_dropped_is_not_the_applications_own(
     assert visits.answers[0].json["partial"] is False
 
 
-def test_the_fake_fal_is_not_for_an_application_with_a_proxy_of_its_own(
+def test_command_with_fake_refuses_an_application_with_its_own_proxy(
     visits: Visits, with_its_own: str
 ) -> None:
     with pytest.raises(SystemExit, match=r"--fake=.* it has a fal proxy of its own, which calls"):
@@ -253,7 +228,7 @@ def test_the_fake_fal_is_not_for_an_application_with_a_proxy_of_its_own(
         pytest.param("/ü", "/%C3%BC", id="non-ascii"),
     ],
 )
-def test_it_prints_the_prefix_as_part_of_a_url(
+def test_command_prints_the_prefix_as_part_of_a_url(
     visits: Visits,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -269,7 +244,7 @@ def test_it_prints_the_prefix_as_part_of_a_url(
     assert f":{visits.servers[0].port}{quoted} \\\n" in capsys.readouterr().out
 
 
-def test_it_prints_an_ipv6_address_as_part_of_a_url(
+def test_command_prints_an_ipv6_address_as_part_of_a_url(
     visits: Visits, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command.main(["--host", "::1", "--port", "0"])
@@ -278,7 +253,7 @@ def test_it_prints_an_ipv6_address_as_part_of_a_url(
     assert f"relays from {url}\n" in capsys.readouterr().out
 
 
-def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_serves_on_port_8000_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
     served = Visits()
 
@@ -354,7 +329,7 @@ def test_the_usual_port_is_8000(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("wrapped")
-def test_it_does_not_start_with(
+def test_command_does_not_start_with(
     visits: Visits,
     monkeypatch: pytest.MonkeyPatch,
     environment: dict[str, str],
@@ -379,7 +354,7 @@ def test_it_does_not_start_with(
         pytest.param("http", "'http' is not a port, from 0 to 65535", id="no-number"),
     ],
 )
-def test_a_port_that_is_none_is_refused(
+def test_command_refuses_a_port_that_is_none(
     visits: Visits, capsys: pytest.CaptureFixture[str], port: str, message: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -390,7 +365,7 @@ def test_a_port_that_is_none_is_refused(
     assert visits.servers == []
 
 
-def test_python_m_runs_it(
+def test_command_is_run_by_python_m(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["wsgi_fal_proxy", "--version"])
@@ -436,18 +411,6 @@ def started(*arguments: str, environment: Mapping[str, str] | None = None) -> It
         yield Started(process, read_until("CTRL+C", process), log)
 
 
-def read_until(words: str, process: subprocess.Popen[bytes]) -> str:
-    assert process.stdout is not None
-    said = ""
-    while words not in said:
-        ready, _, _ = select.select([process.stdout], [], [], WAIT_SECONDS)
-        assert ready
-        piece = os.read(process.stdout.fileno(), 65_536)
-        assert piece
-        said += piece.decode()
-    return said
-
-
 def ask(
     method: str, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
 ) -> urllib3.BaseHTTPResponse:
@@ -483,7 +446,7 @@ def url_of(running_command: Started) -> str:
         pytest.param((), {"FAL_PROXY_PREFIX": "/it's &c"}, id="odd-prefix"),
     ],
 )
-def test_what_it_proposes_gives_a_picture(
+def test_command_proposes_what_gives_a_picture(
     arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
     with started("--port", "0", *arguments, environment=environment) as running_command:
@@ -495,7 +458,7 @@ def test_what_it_proposes_gives_a_picture(
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_what_it_proposes_can_be_pasted_into_a_shell() -> None:
+def test_command_proposes_what_can_be_pasted_into_a_shell() -> None:
     environment = {"FAL_PROXY_PREFIX": "/it's &c"}
     with started("--port", "0", environment=environment) as running_command:
         answer = subprocess.run(
@@ -509,7 +472,7 @@ def test_what_it_proposes_can_be_pasted_into_a_shell() -> None:
     assert picture.data.startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_it_serves_the_application_that_it_wraps(wrapped: str) -> None:
+def test_command_serves_the_application_that_it_wraps(wrapped: str) -> None:
     with started("--port", "0", wrapped) as running_command:
         response = done_as(running_command.curl)
         beside = ask("GET", url_of(running_command) + "/")
@@ -529,7 +492,7 @@ def test_it_serves_the_application_that_it_wraps(wrapped: str) -> None:
         pytest.param({}, ("json:app",), "app='json:app' cannot be used: module", id="attribute"),
     ],
 )
-def test_what_keeps_it_from_starting_is_one_line(
+def test_command_says_in_one_line_what_keeps_it_from_starting(
     environment: dict[str, str], arguments: tuple[str, ...], begin: str
 ) -> None:
     parts = [sys.executable, "-m", "wsgi_fal_proxy", "--port", "0", *arguments]
@@ -541,7 +504,7 @@ def test_what_keeps_it_from_starting_is_one_line(
     assert line.startswith(f"wsgi-fal-proxy: {begin}")
 
 
-def test_a_port_that_is_taken_is_told_without_a_traceback() -> None:
+def test_command_tells_a_port_that_is_taken_without_a_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with running([sys.executable, "-m", "wsgi_fal_proxy", "--port", port]) as (process, log):
@@ -562,7 +525,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_ctrl_c_ends_it_without_a_word() -> None:
+def test_command_ends_by_ctrl_c_without_a_word() -> None:
     with started("--port", "0") as running_command:
         # It serves, so it is past its start.
         assert ask("GET", url_of(running_command) + "/healthz").status == 200

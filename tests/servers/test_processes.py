@@ -24,7 +24,7 @@ def when_ready(server):
 """
 
 
-def test_preloaded_workers_do_not_use_the_masters_warm_connection(tmp_path: Path) -> None:
+def test_fork_keeps_workers_from_the_masters_warm_connection(tmp_path: Path) -> None:
     def script(connection: Connection) -> None:
         while True:
             path = connection.read_head().split()[1]

@@ -136,7 +136,7 @@ def read_to_end(client: socket.socket) -> bytes | None:
 # A client of fal's
 
 
-def test_fals_own_client_runs_streams_and_subscribes(
+def test_server_lets_fals_own_client_run_stream_and_subscribe(
     running: Running, node: str, fal: FakeFal
 ) -> None:
     environment = {**os.environ, "PROXY_URL": running.url, "FAKE_URL": fal.url}
@@ -156,7 +156,7 @@ def test_fals_own_client_runs_streams_and_subscribes(
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["before the answer", "between two events"])
-def test_fal_stops_when_the_client_leaves(running: Running, begun: bool) -> None:
+def test_server_lets_fal_stop_when_the_client_leaves(running: Running, begun: bool) -> None:
     arrived, left, closed = threading.Event(), threading.Event(), threading.Event()
     noticed_at_once = []
 
@@ -243,7 +243,7 @@ def read_by_curl(_node: str, url: str, paths: list[str]) -> dict[str, bool]:
 
 
 @pytest.mark.parametrize("read", [read_by_fetch, read_by_curl])
-def test_what_broke_off_does_not_look_complete(
+def test_server_does_not_let_a_broken_answer_look_complete(
     running: Running, node: str, read: Callable[[str, str, list[str]], dict[str, bool]]
 ) -> None:
     for path, data in (BROKEN_OFF | WHOLE).items():
@@ -258,9 +258,7 @@ def test_what_broke_off_does_not_look_complete(
 
 
 @pytest.mark.parametrize("path", ["/chunks", "/close"])
-def test_for_a_client_of_http_1_0_what_broke_off_is_reset_or_not(
-    running: Running, path: str
-) -> None:
+def test_server_resets_a_broken_answer_of_http_1_0_or_not(running: Running, path: str) -> None:
     running.upstream.scripts[path.encode()] = sending(BROKEN_OFF[path])
     with running.connect() as client:
         client.sendall(call(path.encode(), version=b"HTTP/1.0"))
@@ -289,7 +287,7 @@ def answering(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize(("status", "request_"), REFUSED.values(), ids=REFUSED.keys())
-def test_after_a_refusal_the_connection_is_in_step_or_closed(
+def test_server_keeps_the_connection_in_step_or_closes_it_after_a_refusal(
     running: Running, status: int, request_: bytes
 ) -> None:
     running.upstream.scripts[b"/ok"] = answering
@@ -312,7 +310,7 @@ def test_after_a_refusal_the_connection_is_in_step_or_closed(
     assert is_closed is (status in running.server.closes_after)
 
 
-def test_two_targets_are_refused_or_only_one_is_seen(running: Running) -> None:
+def test_server_lets_two_targets_be_refused_or_only_one_be_seen(running: Running) -> None:
     for path in (b"/ok", b"/other"):
         running.upstream.scripts[path] = answering
     with running.connect() as client:
@@ -325,7 +323,7 @@ def test_two_targets_are_refused_or_only_one_is_seen(running: Running) -> None:
 
 
 @pytest.mark.parametrize("content_type", [JSON, b"Content-Type: text/plain"], ids=["JSON", "text"])
-def test_a_chunked_body_is_relayed_or_refused(running: Running, content_type: bytes) -> None:
+def test_server_relays_a_chunked_body_or_refuses_it(running: Running, content_type: bytes) -> None:
     bodies = []
 
     def script(connection: Connection) -> None:
@@ -345,7 +343,7 @@ def test_a_chunked_body_is_relayed_or_refused(running: Running, content_type: by
 # The end of the server
 
 
-def test_at_a_shutdown_a_stream_comes_to_its_end_or_is_cut(running_once: Running) -> None:
+def test_server_shutdown_lets_a_stream_come_to_its_end_or_cuts_it(running_once: Running) -> None:
     go_on = threading.Event()
 
     def script(connection: Connection) -> None:

@@ -33,7 +33,7 @@ def imported() -> Iterator[Callable[[], Any]]:
     forget()
 
 
-def test_the_application_is_configured_by_the_environment(
+def test_wsgi_application_is_configured_by_the_environment(
     monkeypatch: pytest.MonkeyPatch, imported: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("FAL_KEY", "id:secret")
@@ -54,7 +54,7 @@ def test_the_application_is_configured_by_the_environment(
         pytest.param("id:se cret", "key_malformed", id="malformed"),
     ],
 )
-def test_a_key_that_cannot_be_used_is_logged_and_may_come_later(
+def test_wsgi_application_logs_a_key_that_cannot_be_used_and_takes_it_later(
     monkeypatch: pytest.MonkeyPatch,
     imported: Callable[[], Any],
     caplog: pytest.LogCaptureFixture,
@@ -75,7 +75,7 @@ def test_a_key_that_cannot_be_used_is_logged_and_may_come_later(
     assert app.get("/healthz").json == {"status": "ok"}
 
 
-def test_a_bad_variable_ends_the_import_with_one_line(
+def test_wsgi_import_ends_at_a_bad_variable_with_one_line(
     monkeypatch: pytest.MonkeyPatch,
     imported: Callable[[], Any],
     capsys: pytest.CaptureFixture[str],
@@ -110,7 +110,7 @@ def ask(
     )
 
 
-def test_gunicorn_serves_the_state_of_health(gunicorn: Served) -> None:
+def test_wsgi_in_gunicorn_serves_the_state_of_health(gunicorn: Served) -> None:
     response = ask("GET", f"{gunicorn.url}/healthz")
 
     assert response.status == 200
@@ -124,7 +124,7 @@ def test_gunicorn_serves_the_state_of_health(gunicorn: Served) -> None:
         pytest.param("/", 404, "not_found", id="beside"),
     ],
 )
-def test_gunicorn_serves_refusals_with_their_reason(
+def test_wsgi_in_gunicorn_serves_refusals_with_their_reason(
     gunicorn: Served, path: str, status: int, reason: str
 ) -> None:
     body, headers = b'{"prompt": "a fox"}', {"Content-Type": "application/json"}
@@ -137,7 +137,7 @@ def test_gunicorn_serves_refusals_with_their_reason(
 
 
 @pytest.mark.parametrize("path", ["/api/fal/proxy", "/elsewhere", "/healthz"])
-def test_a_content_that_is_not_wanted_does_not_become_the_next_request(
+def test_wsgi_in_gunicorn_lets_no_unwanted_content_become_the_next_request(
     gunicorn: Served, path: str
 ) -> None:
     with urllib3.HTTPConnectionPool("127.0.0.1", gunicorn.port, maxsize=1) as pool:
@@ -148,7 +148,7 @@ def test_a_content_that_is_not_wanted_does_not_become_the_next_request(
     assert response.json()["reason"] == "not_found"
 
 
-def test_gunicorn_serves_without_a_key_and_says_so() -> None:
+def test_wsgi_in_gunicorn_serves_without_a_key_and_says_so() -> None:
     with serve_gunicorn(MODULE) as served:
         response = ask("GET", f"{served.url}/healthz")
 
@@ -163,7 +163,7 @@ def test_gunicorn_serves_without_a_key_and_says_so() -> None:
         pytest.param(("--preload",), id="preload"),
     ],
 )
-def test_gunicorn_ends_by_itself_at_a_bad_variable(options: tuple[str, ...]) -> None:
+def test_wsgi_in_gunicorn_ends_by_itself_at_a_bad_variable(options: tuple[str, ...]) -> None:
     environment = {"FAL_PROXY_PREFIX": "fal"}
 
     with serve_gunicorn(MODULE, *options, environment=environment) as served:
@@ -179,7 +179,7 @@ def test_gunicorn_ends_by_itself_at_a_bad_variable(options: tuple[str, ...]) -> 
     ]
 
 
-def test_gunicorn_with_several_workers_ends_by_itself_too() -> None:
+def test_wsgi_in_gunicorn_with_several_workers_ends_by_itself_too() -> None:
     environment = {"FAL_PROXY_PREFIX": "fal"}
 
     with serve_gunicorn(MODULE, "--workers", "3", environment=environment) as served:
@@ -192,7 +192,7 @@ def test_gunicorn_with_several_workers_ends_by_itself_too() -> None:
     assert "SettingsError" not in log
 
 
-def test_what_serves_is_gone_with_the_block() -> None:
+def test_running_ends_what_serves_with_the_block() -> None:
     with serve_gunicorn(MODULE, "--workers", "2") as served:
         ask("GET", f"{served.url}/healthz")
     with pytest.raises(urllib3.exceptions.NewConnectionError):

@@ -33,7 +33,7 @@ TOKENS = "https://rest.fal.ai/tokens/"
 SESSION = "https://wma.fal.run/session"
 
 
-def test_without_patterns_there_is_none() -> None:
+def test_policy_without_patterns_has_no_allowlist() -> None:
     assert _allowlist(Settings()) is None
     assert _allowlist(Settings(allowed_urls=[], allowed_endpoints=())) is None
 
@@ -61,7 +61,7 @@ CLIENTS = [
 
 
 @pytest.mark.parametrize(("method", "url"), CLIENTS)
-def test_strict_urls_are_what_fals_clients_call(method: str, url: str) -> None:
+def test_strict_urls_allow_what_fals_clients_call(method: str, url: str) -> None:
     check(Allowlist(STRICT_URLS, None), method, url)
 
 
@@ -83,7 +83,7 @@ def test_strict_urls_are_what_fals_clients_call(method: str, url: str) -> None:
         "https://other.fal.run/fal-ai/flux",
     ],
 )
-def test_strict_urls_are_no_more(url: str) -> None:
+def test_strict_urls_allow_no_more(url: str) -> None:
     with pytest.raises(TargetNotAllowed):
         check(Allowlist(STRICT_URLS, None), "POST", url)
 
@@ -107,7 +107,7 @@ def test_allowed_endpoints_let_through_what_they_name_and_what_is_free(
     check(Allowlist(None, ["fal-ai/flux/dev"]), method, url)
 
 
-def test_with_both_options_both_must_match() -> None:
+def test_allowlist_of_both_options_needs_both_to_match() -> None:
     both = Allowlist(["fal.run/**"], ["fal-ai/flux/dev"])
     check(both, "POST", RUN)
     with pytest.raises(TargetNotAllowed):
@@ -117,7 +117,7 @@ def test_with_both_options_both_must_match() -> None:
 
 
 @pytest.mark.parametrize("lists", [(["fal.run/**"], None), (None, ["fal-ai/**"])])
-def test_ambiguous_path_is_refused_with_either_option(lists: tuple[Any, Any]) -> None:
+def test_allowlist_of_either_option_refuses_an_ambiguous_path(lists: tuple[Any, Any]) -> None:
     with pytest.raises(TargetAmbiguous):
         check(Allowlist(*lists), "POST", "https://fal.run/fal-ai/x/../flux")
 
@@ -133,7 +133,9 @@ def test_ambiguous_path_is_refused_with_either_option(lists: tuple[Any, Any]) ->
         (["*/flux/**", "*/lora/**"], b'{"allowed_apps": ["flux", "lora"]}'),
     ],
 )
-def test_token_for_apps_that_are_allowed_as_a_whole(patterns: list[str], content: bytes) -> None:
+def test_allowlist_lets_through_a_token_for_apps_that_are_allowed_as_a_whole(
+    patterns: list[str], content: bytes
+) -> None:
     check(Allowlist(None, patterns), "POST", TOKENS, content)
 
 
@@ -158,7 +160,9 @@ def test_token_for_apps_that_are_allowed_as_a_whole(patterns: list[str], content
         (["*/flux/**"], b'{"allowed_apps": ["1234-flux"]}'),
     ],
 )
-def test_token_for_more_than_is_allowed_is_refused(patterns: list[str], content: bytes) -> None:
+def test_allowlist_refuses_a_token_for_more_than_is_allowed(
+    patterns: list[str], content: bytes
+) -> None:
     with pytest.raises(EndpointNotAllowed, match="have a token"):
         check(Allowlist(None, patterns), "POST", TOKENS, content)
 
@@ -173,7 +177,7 @@ def test_token_for_more_than_is_allowed_is_refused(patterns: list[str], content:
         pytest.param("a/" + "b" * 7_000, "a/" + "b" * 98 + "...", id="as-long-as-can-be"),
     ],
 )
-def test_the_refusal_names_what_is_not_allowed(kind: str, endpoint: str, named: str) -> None:
+def test_allowlist_refusal_names_what_is_not_allowed(kind: str, endpoint: str, named: str) -> None:
     url, content = {
         "run": (f"https://fal.run/{endpoint}", b""),
         "session": (SESSION, b'{"app_id": "%b"}' % endpoint.encode()),
@@ -186,7 +190,7 @@ def test_the_refusal_names_what_is_not_allowed(kind: str, endpoint: str, named: 
 
 
 @pytest.mark.parametrize("app_id", ["<script>", "a b", "\\u0000", "\u2026", "a//b", "a/", ""])
-def test_the_refusal_does_not_name_what_is_not_plain(app_id: str) -> None:
+def test_allowlist_refusal_does_not_name_what_is_not_plain(app_id: str) -> None:
     content = f'{{"app_id": "{app_id}"}}'.encode()
     with pytest.raises(EndpointNotAllowed) as caught:
         check(Allowlist(None, ["fal-ai/flux/dev"]), "POST", SESSION, content)
@@ -201,7 +205,9 @@ def test_the_refusal_does_not_name_what_is_not_plain(app_id: str) -> None:
         b'{"type": "offer", "sdp": "v=0\\r\\n", "app_id": "fal-ai/flux/dev"}',
     ],
 )
-def test_session_with_an_endpoint_that_is_allowed(path: str, content: bytes) -> None:
+def test_allowlist_lets_through_a_session_with_an_endpoint_that_is_allowed(
+    path: str, content: bytes
+) -> None:
     check(Allowlist(None, ["fal-ai/flux/dev"]), "POST", f"https://wma.fal.run/{path}", content)
 
 
@@ -226,7 +232,7 @@ def test_session_with_an_endpoint_that_is_allowed(path: str, content: bytes) -> 
         ),
     ],
 )
-def test_session_with_another_endpoint_is_refused(app_id: str) -> None:
+def test_allowlist_refuses_a_session_with_another_endpoint(app_id: str) -> None:
     content = f'{{"app_id": "{app_id}", "sdp": "", "type": "offer"}}'.encode()
     with pytest.raises(EndpointNotAllowed):
         check(Allowlist(None, ["fal-ai/flux/dev"]), "POST", SESSION, content)
@@ -285,7 +291,7 @@ def test_session_with_another_endpoint_is_refused(app_id: str) -> None:
         b'{"allowed_apps": ["flux"]}' + b" " * PIECE_BYTES,
     ],
 )
-def test_body_that_parsers_may_differ_about_is_refused(content: bytes) -> None:
+def test_allowlist_refuses_a_body_that_parsers_may_differ_about(content: bytes) -> None:
     with pytest.raises(BodyAmbiguous):
         check(Allowlist(None, ["*/flux/**"]), "POST", TOKENS, content)
 
@@ -306,12 +312,12 @@ def test_body_that_parsers_may_differ_about_is_refused(content: bytes) -> None:
         ("application/json; x=y", False),
     ],
 )
-def test_body_in_another_charset_is_refused(content_type: str, plain: bool) -> None:
+def test_request_body_text_is_none_in_another_charset(content_type: str, plain: bool) -> None:
     body = body_of(b'{"allowed_apps": ["flux"]}', content_type)
     assert (body.text() is not None) is plain
 
 
-def test_body_of_no_declared_length_is_read_as_far_as_a_piece() -> None:
+def test_request_body_text_of_no_declared_length_is_at_most_a_piece() -> None:
     chunked: dict[str, Any] = {
         "CONTENT_LENGTH": "",
         "HTTP_TRANSFER_ENCODING": "chunked",
@@ -321,7 +327,7 @@ def test_body_of_no_declared_length_is_read_as_far_as_a_piece() -> None:
     assert body_of(b" " * PIECE_BYTES, **chunked).text() is None
 
 
-def test_body_that_is_not_finished_is_400() -> None:
+def test_allowlist_answers_400_to_a_body_that_is_not_finished() -> None:
     allowlist = Allowlist(None, ["*/flux/**"], report_only=True)
     with pytest.raises(BodyIncomplete):
         allowlist.check_body(request_of("POST", TOKENS), body_of(b"{}", CONTENT_LENGTH="10"))
@@ -335,7 +341,7 @@ def test_body_that_is_not_finished_is_400() -> None:
         (Allowlist(None, ["fal-ai/flux/dev"]), "https://wma.fal.run/session/heartbeat"),
     ],
 )
-def test_body_is_not_read_without_need(allowlist: Allowlist, url: str) -> None:
+def test_allowlist_does_not_read_a_body_without_need(allowlist: Allowlist, url: str) -> None:
     body = body_of(b"{}")
     allowlist.check_body(request_of("POST", url), body)
     assert body.first is None
@@ -349,7 +355,7 @@ def proxy_for(fal: FakeFal, **options: Any) -> webtest.TestApp:
     return webtest.TestApp(FalProxy(**options), lint=True)
 
 
-def test_token_is_asked_for_with_the_very_same_bytes(fal: FakeFal) -> None:
+def test_allowlist_relays_the_very_same_bytes_of_a_token_request(fal: FakeFal) -> None:
     app = proxy_for(fal, allowed_endpoints=["*/flux/**"])
     content = b' {"token_expiration":1.20e2,\n"allowed_apps":["fl\\u0075x"]}  '
     headers = {TARGET: TOKENS, "content-type": "application/json"}
@@ -367,7 +373,7 @@ def test_token_is_asked_for_with_the_very_same_bytes(fal: FakeFal) -> None:
         (TOKENS, 412, "body_ambiguous"),
     ],
 )
-def test_refusals_have_reasons_and_do_not_tell_the_list(
+def test_allowlist_refuses_with_reasons_and_does_not_tell_the_list(
     fal: FakeFal, url: str, status: int, reason: str | None
 ) -> None:
     app = proxy_for(
@@ -381,7 +387,7 @@ def test_refusals_have_reasons_and_do_not_tell_the_list(
         assert fal.requests == []
 
 
-def test_of_fals_headers_only_those_known_go_up(fal: FakeFal) -> None:
+def test_allowed_endpoints_let_only_known_headers_of_fal_go_up(fal: FakeFal) -> None:
     app = proxy_for(fal, allowed_endpoints=["fal-ai/flux/dev"], forward_headers=["x-mine"])
     headers = {
         TARGET: RUN,
@@ -405,7 +411,7 @@ def test_of_fals_headers_only_those_known_go_up(fal: FakeFal) -> None:
         {"allowed_endpoints": ["fal-ai/flux/dev"], "report_only": True},
     ],
 )
-def test_fals_headers_go_up_where_no_endpoint_is_refused(
+def test_allowlist_that_refuses_no_endpoint_lets_all_headers_of_fal_go_up(
     fal: FakeFal, options: dict[str, Any]
 ) -> None:
     headers = {TARGET: RUN, "x-fal-something": "1"}
@@ -430,7 +436,7 @@ _ORDER: list[tuple[int, str, dict[str, Any]]] = [
 @pytest.mark.parametrize(
     "step", range(len(_ORDER) - 1), ids=[reason for _, reason, _ in _ORDER[:-1]]
 )
-def test_decisions_come_in_order(fal: FakeFal, step: int) -> None:
+def test_proxy_with_an_allowlist_decides_in_order(fal: FakeFal, step: int) -> None:
     environ: dict[str, Any] = {"REQUEST_METHOD": "POST", "HTTP_X_FAL_TARGET_URL": TOKENS}
     for _, _, wrong in reversed(_ORDER[step:]):
         environ |= wrong
@@ -450,7 +456,7 @@ def test_decisions_come_in_order(fal: FakeFal, step: int) -> None:
     assert fal.requests == []
 
 
-def test_authorize_alone_needs_no_allowlist(fal: FakeFal) -> None:
+def test_proxy_with_authorize_alone_needs_no_allowlist(fal: FakeFal) -> None:
     app = proxy_for(fal, authorize=lambda request: Allow())
     app.post_json("/", {"prompt": "x"}, headers={TARGET: RUN}, status=200)
 
@@ -520,7 +526,7 @@ def test_report_only_logs_what_would_be_refused_and_relays_it(
         ),
     ],
 )
-def test_pattern_that_cannot_be_used_fails_at_construction(
+def test_allowlist_option_that_cannot_be_used_fails_at_construction(
     options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -528,7 +534,7 @@ def test_pattern_that_cannot_be_used_fails_at_construction(
     assert str(caught.value).startswith(message)
 
 
-def test_refusals_say_what_to_do() -> None:
+def test_allowlist_refusals_say_what_to_do() -> None:
     for refusal in (TargetNotAllowed, EndpointNotAllowed, TargetAmbiguous, BodyAmbiguous):
         assert issubclass(refusal, Refusal)
         assert refusal.status == "412 Precondition Failed"

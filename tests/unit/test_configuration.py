@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
+import urllib3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ _NEVER: Final = "this header is never forwarded: it tells about the caller, or t
 # The environment
 
 
-def test_an_environment_that_says_nothing_sets_nothing() -> None:
+def test_environment_that_says_nothing_sets_no_option() -> None:
     assert options_from_environment() == {}
 
 
@@ -111,7 +112,7 @@ def test_an_environment_that_says_nothing_sets_nothing() -> None:
         ),
     ],
 )
-def test_a_variable_sets_its_option(
+def test_environment_variable_sets_its_option(
     monkeypatch: pytest.MonkeyPatch, variable: str, text: str, option: str, value: object
 ) -> None:
     monkeypatch.setenv(variable, text)
@@ -122,7 +123,7 @@ def test_a_variable_sets_its_option(
     assert isinstance(FalProxyMiddleware(FalProxy(), **options), FalProxyMiddleware)
 
 
-def test_costs_are_set_beside_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_sets_costs_beside_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAL_PROXY_LIMITS", "20/day")
     monkeypatch.setenv("FAL_PROXY_COSTS", " fal-ai/veo3/** = 20,\nfal-ai/flux/**=2, ")
 
@@ -132,7 +133,7 @@ def test_costs_are_set_beside_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(FalProxy(**options), FalProxy)
 
 
-def test_a_report_is_set_beside_an_allowlist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_sets_a_report_beside_an_allowlist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAL_PROXY_ALLOWED_ENDPOINTS", "a/b")
     monkeypatch.setenv("FAL_PROXY_REPORT_ONLY", "on")
 
@@ -159,7 +160,7 @@ def test_a_report_is_set_beside_an_allowlist(monkeypatch: pytest.MonkeyPatch) ->
         ),
     ],
 )
-def test_variables_that_do_not_go_together_are_refused(
+def test_environment_variables_that_do_not_go_together_are_refused(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
     for variable, text in variables.items():
@@ -172,13 +173,13 @@ def test_variables_that_do_not_go_together_are_refused(
 
 
 @pytest.mark.parametrize("name", [name for name, one in declared().items() if one.is_text])
-def test_the_example_of_an_option_can_be_read(name: str) -> None:
+def test_option_example_can_be_read(name: str) -> None:
     option = declared()[name]
     assert option.example
     assert read(name, name, option.example) != option.default
 
 
-def test_an_option_without_a_variable_needs_python_or_has_variables_of_its_own() -> None:
+def test_option_without_a_variable_needs_python_or_has_variables_of_its_own() -> None:
     without = {name for name, option in declared().items() if not option.has_variable}
     assert without == {"key", "authorize", "observer", "pool_manager"}
     assert {*names()} == {*declared()} - without | {"key", "key_file"}
@@ -214,7 +215,7 @@ _SERVICE_LINKS: Final = {
 
 
 @pytest.mark.parametrize("variable", _SERVICE_LINKS)
-def test_what_a_platform_sets_for_a_service_is_ignored(
+def test_environment_ignores_what_a_platform_sets_for_a_service(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, _SERVICE_LINKS[variable])
@@ -236,7 +237,7 @@ def test_what_a_platform_sets_for_a_service_is_ignored(
         ("FAL_PROXY_READ_TIMEOUTS", "tcp://10.96.0.12:8000"),
     ],
 )
-def test_a_variable_that_only_looks_like_a_platforms_is_refused(
+def test_environment_refuses_a_variable_that_only_looks_like_a_platforms(
     monkeypatch: pytest.MonkeyPatch, variable: str, text: str
 ) -> None:
     monkeypatch.setenv(variable, text)
@@ -245,7 +246,7 @@ def test_a_variable_that_only_looks_like_a_platforms_is_refused(
         options_from_environment()
 
 
-def test_variables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAL_PROXY_PREFIX", "/fal")
     monkeypatch.setenv("FAL_PROXY_READ_TIMEOUT", "5")
 
@@ -263,7 +264,9 @@ def test_variables_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
         "FAL_PROXY_MAX_BODY_BYTES",
     ],
 )
-def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_environment_variable_that_is_empty_counts_as_unset(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     monkeypatch.setenv(variable, "")
 
     assert options_from_environment() == {}
@@ -334,7 +337,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, vari
         ),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_in_one_line(
+def test_environment_value_that_cannot_be_used_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, variable: str, text: str, why: str
 ) -> None:
     monkeypatch.setenv(variable, text)
@@ -357,7 +360,7 @@ def test_a_value_that_cannot_be_used_is_refused_in_one_line(
     ],
 )
 @pytest.mark.parametrize("text", [pytest.param("x", id="set"), pytest.param("", id="empty")])
-def test_a_misspelled_variable_is_refused_with_the_one_that_was_meant(
+def test_environment_variable_misspelled_is_refused_with_the_right_one(
     monkeypatch: pytest.MonkeyPatch, variable: str, meant: str, text: str
 ) -> None:
     monkeypatch.setenv(variable, text)
@@ -370,7 +373,7 @@ def test_a_misspelled_variable_is_refused_with_the_one_that_was_meant(
     )
 
 
-def test_a_variable_like_no_other_is_refused_with_all_there_are(
+def test_environment_variable_like_no_other_is_refused_with_all_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAL_PROXY_SOMETHING_ELSE_ALTOGETHER", "x")
@@ -386,7 +389,7 @@ def test_a_variable_like_no_other_is_refused_with_all_there_are(
 
 
 @pytest.mark.parametrize("variable", ["FAL_PROXY_KEY", "FAL_PROXY_API_KEY", "FAL_PROXY_key"])
-def test_a_secret_in_a_variable_that_is_not_ours_is_not_shown(
+def test_environment_does_not_show_a_secret_in_a_variable_that_is_not_ours(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "s3cret")
@@ -399,7 +402,7 @@ def test_a_secret_in_a_variable_that_is_not_ours_is_not_shown(
 
 
 @pytest.mark.parametrize("option", ["authorize", "observer", "pool_manager"])
-def test_an_option_that_is_not_for_the_environment_is_said_to_be_one(
+def test_environment_says_which_option_is_not_for_it(
     monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     variable = f"FAL_PROXY_{option.upper()}"
@@ -416,7 +419,7 @@ def test_an_option_that_is_not_for_the_environment_is_said_to_be_one(
 
 
 @pytest.mark.parametrize("name", ["KEY", "KEY_FILE", "KEY_ID", "KEY_SECRET"])
-def test_a_key_under_the_prefix_of_options_is_told_where_it_belongs(
+def test_environment_tells_where_a_key_under_the_prefix_of_options_belongs(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(f"FAL_PROXY_{name}", "s3cret")
@@ -430,7 +433,7 @@ def test_a_key_under_the_prefix_of_options_is_told_where_it_belongs(
     )
 
 
-def test_a_long_text_that_was_set_where_it_does_not_belong_is_not_shown(
+def test_environment_does_not_show_a_long_text_set_where_it_does_not_belong(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = "Key 0123456789abcdef"
@@ -442,7 +445,7 @@ def test_a_long_text_that_was_set_where_it_does_not_belong_is_not_shown(
 
 
 @pytest.mark.parametrize("option", ["observer", "pool_manager"])
-def test_an_option_that_is_not_for_ini_files_is_said_to_be_one(option: str) -> None:
+def test_ini_says_which_option_is_not_for_it(option: str) -> None:
     with pytest.raises(SettingsError) as caught:
         options_from_ini({option: "5"})
 
@@ -454,7 +457,7 @@ def test_an_option_that_is_not_for_ini_files_is_said_to_be_one(option: str) -> N
 @pytest.mark.parametrize(
     "variable", ["FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET", "FAL_OTHER", "PREFIX"]
 )
-def test_variables_of_other_names_are_not_options(
+def test_environment_variables_of_other_names_are_not_options(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "x")
@@ -466,13 +469,13 @@ def test_variables_of_other_names_are_not_options(
 
 
 @pytest.mark.parametrize("variable", ["FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET"])
-def test_a_word_of_a_key_counts(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_has_key_knows_a_word_of_a_key(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "x")
 
     assert has_key()
 
 
-def test_no_word_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_has_key_knows_what_is_no_word_of_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAL_KEY", "")
     monkeypatch.setenv("FAL_PROXY_PREFIX", "/fal")
 
@@ -503,17 +506,17 @@ def test_no_word_of_a_key_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("costs", "", {}, id="no-costs"),
     ],
 )
-def test_an_ini_option_is_read(option: str, text: str, value: object) -> None:
+def test_ini_option_is_read(option: str, text: str, value: object) -> None:
     assert options_from_ini({option: text}) == {option: value}
 
 
-def test_limits_stand_one_to_a_line_too() -> None:
+def test_ini_limits_stand_one_to_a_line_too() -> None:
     assert options_from_ini({"limits": "\n20/minute\n1000/day global,\n"}) == {
         "limits": ["20/minute", "1000/day global"]
     }
 
 
-def test_a_storage_is_not_shown_since_it_may_hold_a_password(
+def test_ini_does_not_show_a_storage_since_it_may_hold_a_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FAL_PROXY_LIMITS_STORAGE", "memcached://u:s3cret@host")
@@ -527,7 +530,7 @@ def test_a_storage_is_not_shown_since_it_may_hold_a_password(
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_key_file_is_a_key() -> None:
+def test_ini_key_file_is_a_key() -> None:
     options = options_from_ini({"key_file": " /run/secrets/fal "})
 
     assert set(options) == {"key"}
@@ -535,7 +538,7 @@ def test_a_key_file_is_a_key() -> None:
     assert options["key"].path == "/run/secrets/fal"
 
 
-def test_a_key_and_a_key_file_exclude_each_other() -> None:
+def test_ini_key_and_key_file_exclude_each_other() -> None:
     with pytest.raises(SettingsError) as caught:
         options_from_ini({"key": "id:s3cret", "key_file": "/run/secrets/fal"})
 
@@ -592,11 +595,16 @@ def test_a_key_and_a_key_file_exclude_each_other() -> None:
         ),
     ],
 )
-def test_an_ini_option_that_cannot_be_used_is_refused(option: str, text: str, message: str) -> None:
+def test_ini_option_that_cannot_be_used_is_refused(option: str, text: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         options_from_ini({option: text})
 
     assert str(caught.value) == message
+
+
+APP: Final = FalProxy()
+# One for all: each of its own would read the system's certificates.
+MANAGER: Final = urllib3.PoolManager()
 
 
 # A middleware reads the system's certificates, which may take as long as the machine likes.
@@ -605,7 +613,7 @@ def test_an_ini_option_that_cannot_be_used_is_refused(option: str, text: str, me
     st.sampled_from(names()),
     st.text(st.characters()) | st.from_regex(r"[-+0-9_.e]{1,6}|/.*|inf|nan"),
 )
-def test_any_text_is_usable_or_refused_by_name(option: str, text: str) -> None:
+def test_ini_option_of_any_text_is_usable_or_refused_by_name(option: str, text: str) -> None:
     given_options: dict[str, Any] = {}
     refusal: SettingsError | None = None
     try:
@@ -616,7 +624,8 @@ def test_any_text_is_usable_or_refused_by_name(option: str, text: str) -> None:
     if option in {"report_only", "costs"}:
         given_options |= {"allowed_endpoints": ["a/b"], "limits": [f"{10**12}/day"]}
     if refusal is None:
-        assert isinstance(FalProxyMiddleware(FalProxy(), **given_options), FalProxyMiddleware)
+        given_options["pool_manager"] = MANAGER
+        assert isinstance(FalProxyMiddleware(APP, **given_options), FalProxyMiddleware)
     else:
         assert refusal.name == option
         assert len(str(refusal).splitlines()) == 1

@@ -43,7 +43,9 @@ def byte_by_byte(data: bytes) -> list[bytes]:
         ),
     ],
 )
-def test_coding_is_told_by_the_headers(headers: list[tuple[str, str]], coding: str | None) -> None:
+def test_content_coding_is_told_by_the_headers(
+    headers: list[tuple[str, str]], coding: str | None
+) -> None:
     assert content_coding(Fields(headers)) == coding
 
 
@@ -70,7 +72,7 @@ def test_coding_is_told_by_the_headers(headers: list[tuple[str, str]], coding: s
         ),
     ],
 )
-def test_coding_that_cannot_be_undone_is_refused(headers: list[tuple[str, str]]) -> None:
+def test_content_coding_that_cannot_be_undone_is_refused(headers: list[tuple[str, str]]) -> None:
     with pytest.raises(UpstreamCodingUnsupported) as caught:
         content_coding(Fields(headers))
     assert caught.value.reason == "upstream_coding_unsupported"
@@ -90,45 +92,47 @@ Encode = Callable[[bytes], bytes]
 
 
 @codings
-def test_coding_is_undone(coding: str, encode: Encode) -> None:
+def test_decoded_undoes_a_coding(coding: str, encode: Encode) -> None:
     assert b"".join(decoded([encode(CONTENT)], coding)) == CONTENT
 
 
 @codings
-def test_coding_is_undone_byte_by_byte(coding: str, encode: Encode) -> None:
+def test_decoded_undoes_a_coding_byte_by_byte(coding: str, encode: Encode) -> None:
     assert b"".join(decoded(byte_by_byte(encode(CONTENT)), coding)) == CONTENT
 
 
 @codings
-def test_coded_empty_content_is_empty(coding: str, encode: Encode) -> None:
+def test_decoded_gives_nothing_of_coded_empty_content(coding: str, encode: Encode) -> None:
     assert list(decoded([encode(b"")], coding)) == []
 
 
 @codings
-def test_content_that_does_not_compress_is_undone(coding: str, encode: Encode) -> None:
+def test_decoded_undoes_content_that_does_not_compress(coding: str, encode: Encode) -> None:
     content = os.urandom(3 * PIECE_BYTES)
     assert b"".join(decoded([encode(content)], coding)) == content
 
 
 @codings
-def test_content_that_repeats_far_apart_is_undone(coding: str, encode: Encode) -> None:
+def test_decoded_undoes_content_that_repeats_far_apart(coding: str, encode: Encode) -> None:
     # Nearly as far as the codings can refer back, which is 32,768 bytes.
     content = os.urandom(32_000) * 2
     assert b"".join(decoded([encode(content)], coding)) == content
 
 
 @codings
-def test_no_piece_is_empty(coding: str, encode: Encode) -> None:
+def test_decoded_gives_no_empty_piece(coding: str, encode: Encode) -> None:
     assert b"" not in list(decoded([b"", *byte_by_byte(encode(CONTENT)), b""], coding))
 
 
 @codings
-def test_content_that_expands_far_comes_in_bounded_pieces(coding: str, encode: Encode) -> None:
+def test_decoded_gives_content_that_expands_far_in_bounded_pieces(
+    coding: str, encode: Encode
+) -> None:
     sizes = [len(piece) for piece in decoded([encode(bytes(BOMB_BYTES))], coding)]
     assert (max(sizes), sum(sizes)) == (PIECE_BYTES, BOMB_BYTES)
 
 
-def test_event_is_given_as_soon_as_it_has_come() -> None:
+def test_decoded_gives_an_event_as_soon_as_it_has_come() -> None:
     encoder = zlib.compressobj(wbits=31)
     first = encoder.compress(b"data: 1\n\n") + encoder.flush(zlib.Z_SYNC_FLUSH)
     rest = encoder.compress(b"data: 2\n\n") + encoder.flush()
@@ -148,7 +152,9 @@ def test_event_is_given_as_soon_as_it_has_come() -> None:
         pytest.param(5, id="all-but-five-bytes"),
     ],
 )
-def test_coding_that_ends_early_is_truncated(coding: str, encode: Encode, end: int) -> None:
+def test_decoded_raises_truncated_if_the_coding_ends_early(
+    coding: str, encode: Encode, end: int
+) -> None:
     with pytest.raises(Truncated) as caught:
         list(decoded([encode(CONTENT)[:end]], coding))
     assert caught.value.reason == "truncated"
@@ -174,14 +180,14 @@ def broken_checksum(data: bytes) -> bytes:
         pytest.param(zlib.compress(CONTENT)[:-1] + b"\xff", "deflate", id="zlib-checksum"),
     ],
 )
-def test_corrupt_content_is_broken_off(data: bytes, coding: str) -> None:
+def test_decoded_raises_truncated_at_corrupt_content(data: bytes, coding: str) -> None:
     with pytest.raises(Truncated, match="corrupt") as caught:
         list(decoded([data], coding))
     assert caught.value.reason == "truncated"
     assert isinstance(caught.value.__cause__, zlib.error)
 
 
-def test_content_before_the_corruption_is_given() -> None:
+def test_decoded_gives_the_content_before_a_corruption() -> None:
     content = decoded([*byte_by_byte(gzip.compress(CONTENT))[:-8], b"corrupted"], "gzip")
     assert next(content) == CONTENT[:1]
     with pytest.raises(Truncated):
@@ -195,20 +201,20 @@ def test_content_before_the_corruption_is_given() -> None:
         pytest.param([gzip.compress(CONTENT), b"\0\0"], id="in-another-piece"),
     ],
 )
-def test_padding_after_the_coding_is_dropped(pieces: list[bytes]) -> None:
+def test_decoded_drops_padding_after_the_coding(pieces: list[bytes]) -> None:
     assert b"".join(decoded(pieces, "gzip")) == CONTENT
 
 
-def test_gzip_of_two_members_is_undone() -> None:
+def test_decoded_undoes_gzip_of_two_members() -> None:
     # RFC 1952 section 2.2: a file is a series of members.
     data = gzip.compress(b"one") + gzip.compress(b"two")
     assert b"".join(decoded([data], "gzip")) == b"onetwo"
 
 
-def test_no_content_at_all_is_none_that_was_coded() -> None:
+def test_decoded_takes_no_content_at_all_for_none() -> None:
     assert list(decoded([], "gzip")) == []
 
 
-def test_what_is_not_a_coding_after_the_coding_is_corrupt() -> None:
+def test_decoded_raises_truncated_at_bytes_after_the_coding() -> None:
     with pytest.raises(Truncated):
         list(decoded([zlib.compress(b"a") + b"\r\n"], "deflate"))

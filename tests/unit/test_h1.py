@@ -88,7 +88,7 @@ def test_chunk_is_framed(piece: bytes, framed: bytes) -> None:
     assert chunk(piece) == framed
 
 
-def test_what_is_framed_in_chunks_reads_back() -> None:
+def test_chunk_reads_back() -> None:
     framing = ChunkedFraming()
     content = framing.feed(chunk(b"one") + chunk(b"x" * 70_000) + LAST_CHUNK)
     assert (content, framing.complete) == (b"one" + b"x" * 70_000, True)
@@ -132,7 +132,7 @@ def test_what_is_framed_in_chunks_reads_back() -> None:
         ),
     ],
 )
-def test_head_is_read(
+def test_head_reader_reads_a_head(
     head: bytes, status: int, phrase: str, headers: list[tuple[str, str]], split: Split
 ) -> None:
     read = final_head(split(head + b"\r\n\r\n"))
@@ -151,13 +151,13 @@ def test_head_is_read(
         pytest.param(b"HTTP/1.1 100 a\r\n\r\nHTTP/1.1 103 b\r\n\r\n", id="100-then-103"),
     ],
 )
-def test_interim_heads_are_skipped(interim: bytes, split: Split) -> None:
+def test_head_reader_skips_interim_heads(interim: bytes, split: Split) -> None:
     head, after = read_head(split(interim + b"HTTP/1.1 201 Created\r\nA: b\r\n\r\nrest"))
     assert head is not None
     assert (head.status, head.fields.items, after) == (201, [("A", "b")], b"rest")
 
 
-def test_head_that_ends_earlier_than_the_interim_head_before_it_is_read() -> None:
+def test_head_reader_reads_a_head_that_ends_earlier_than_the_interim_one() -> None:
     reader = HeadReader()
     assert reader.feed(b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n") is None
     head = reader.feed(b"\r\nHTTP/1.1 200\r\n\r\n")
@@ -166,7 +166,7 @@ def test_head_that_ends_earlier_than_the_interim_head_before_it_is_read() -> Non
 
 
 @either_way
-def test_what_follows_the_head_is_left_over(split: Split) -> None:
+def test_head_reader_leaves_what_follows_the_head(split: Split) -> None:
     _, after = read_head(split(b"HTTP/1.1 200 OK\r\n\r\n\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"))
     assert after == b"\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"
 
@@ -190,7 +190,9 @@ def test_what_follows_the_head_is_left_over(split: Split) -> None:
     ],
 )
 @either_way
-def test_head_that_is_cut_off_is_a_connection_error(partial: bytes, split: Split) -> None:
+def test_head_reader_raises_connection_error_if_the_head_is_cut_off(
+    partial: bytes, split: Split
+) -> None:
     reader = HeadReader()
     heads = [reader.feed(piece) for piece in split(partial)]
     assert set(heads) == {None}
@@ -198,14 +200,14 @@ def test_head_that_is_cut_off_is_a_connection_error(partial: bytes, split: Split
         reader.feed(b"")
 
 
-def test_reader_tells_whether_anything_came() -> None:
+def test_head_reader_tells_whether_anything_came() -> None:
     reader = HeadReader()
     before = reader.started
     reader.feed(b"H")
     assert (before, reader.started) == (False, True)
 
 
-def test_connection_that_ends_at_once_has_not_started() -> None:
+def test_head_reader_has_not_started_if_the_connection_ends_at_once() -> None:
     reader = HeadReader()
     with pytest.raises(ConnectionError):
         reader.feed(b"")
@@ -432,19 +434,19 @@ def test_connection_that_ends_at_once_has_not_started() -> None:
         ),
     ],
 )
-def test_malformed_head_is_refused(head: bytes, message: str, split: Split) -> None:
+def test_head_reader_refuses_a_malformed_head(head: bytes, message: str, split: Split) -> None:
     with pytest.raises(MalformedResponse, match=message):
         read_head(split(head + b"\r\n\r\n"))
 
 
-def test_what_does_not_begin_like_a_head_is_refused_before_it_is_whole() -> None:
+def test_head_reader_refuses_what_does_not_begin_like_a_head_before_it_is_whole() -> None:
     reader = HeadReader()
     assert reader.feed(b"HTTP/") is None
     with pytest.raises(MalformedResponse, match="begin with"):
         reader.feed(b"2")
 
 
-def test_as_many_fields_as_the_bound_are_read() -> None:
+def test_parse_head_reads_as_many_fields_as_the_bound() -> None:
     head = parse_head(b"HTTP/1.1 200 OK" + b"\r\nA: b" * MAX_FIELDS)
     assert len(head.fields.items) == MAX_FIELDS
 
@@ -456,7 +458,7 @@ def test_as_many_fields_as_the_bound_are_read() -> None:
         pytest.param(byte_by_byte(b"\r\n\r\n"), id="end-byte-by-byte"),
     ],
 )
-def test_head_as_long_as_the_bound_is_read(ends: list[bytes]) -> None:
+def test_head_reader_reads_a_head_as_long_as_the_bound(ends: list[bytes]) -> None:
     start = b"HTTP/1.1 200 OK\r\nA: "
     head = final_head([start + b"a" * (MAX_HEAD_BYTES - len(start)), *ends])
     assert head.status == 200
@@ -477,12 +479,12 @@ def test_head_as_long_as_the_bound_is_read(ends: list[bytes]) -> None:
         ),
     ],
 )
-def test_over_long_head_is_refused(pieces: list[bytes]) -> None:
+def test_head_reader_refuses_an_over_long_head(pieces: list[bytes]) -> None:
     with pytest.raises(MalformedResponse, match="head is too long"):
         read_head(pieces)
 
 
-def test_over_long_head_is_refused_when_it_comes_whole() -> None:
+def test_head_reader_refuses_an_over_long_head_that_comes_whole() -> None:
     with pytest.raises(MalformedResponse):
         read_head([b"HTTP/1.1 200 OK\r\nA: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n"])
 
@@ -531,12 +533,12 @@ def test_over_long_head_is_refused_when_it_comes_whole() -> None:
         pytest.param(b"HTTP/1.1 103 Early Hints", LengthFraming, 0, id="interim"),
     ],
 )
-def test_framing_is_told_by_the_head(head: bytes, kind: type[Framing], length: int | None) -> None:
+def test_parse_head_tells_the_framing(head: bytes, kind: type[Framing], length: int | None) -> None:
     framing = parse_head(head).framing
     assert (type(framing), framing.length) == (kind, length)
 
 
-def test_304_that_says_chunked_has_no_content() -> None:
+def test_parse_head_tells_no_content_of_a_304_that_says_chunked() -> None:
     head = b"HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked"
     assert parse_head(head).framing.complete
 
@@ -565,7 +567,7 @@ def test_304_that_says_chunked_has_no_content() -> None:
         ),
     ],
 )
-def test_head_tells_whether_the_connection_is_reusable(head: bytes, reusable: bool) -> None:
+def test_parse_head_tells_whether_the_connection_is_reusable(head: bytes, reusable: bool) -> None:
     assert parse_head(head).reusable is reusable
 
 
@@ -577,7 +579,7 @@ def test_head_tells_whether_the_connection_is_reusable(head: bytes, reusable: bo
         pytest.param(b"200", False, id="200"),
     ],
 )
-def test_head_below_200_is_interim(status: bytes, is_interim: bool) -> None:
+def test_head_reader_takes_a_head_below_200_for_interim(status: bytes, is_interim: bool) -> None:
     head = HeadReader().feed(b"HTTP/1.1 " + status + b"\r\n\r\n")
     assert (head is None) is is_interim
 
@@ -595,12 +597,12 @@ def test_head_below_200_is_interim(status: bytes, is_interim: bool) -> None:
         pytest.param(b"Transfer-Encoding: " + b"chunked, " * 11_000, id="long-list-of-codings"),
     ],
 )
-def test_no_header_line_takes_long_to_refuse(line: bytes) -> None:
+def test_parse_head_refuses_every_header_line_in_time(line: bytes) -> None:
     with pytest.raises(MalformedResponse):
         parse_head(b"HTTP/1.1 200 OK\r\n" + line)
 
 
-def test_no_status_line_takes_long_to_refuse() -> None:
+def test_parse_head_refuses_every_status_line_in_time() -> None:
     with pytest.raises(MalformedResponse):
         parse_head(b"HTTP/1.1 200 " + b" " * 100_000 + b"\x00")
 
@@ -619,7 +621,7 @@ def test_no_status_line_takes_long_to_refuse() -> None:
         pytest.param(b"abcHTTP/1.1 200 OK\r\n\r\n", b"abc", True, True, id="a-response-more"),
     ],
 )
-def test_content_of_a_known_length(
+def test_length_framing_gives_content_of_a_known_length(
     data: bytes, content: bytes, complete: bool, excess: bool, split: Split
 ) -> None:
     framing = LengthFraming(3)
@@ -627,19 +629,19 @@ def test_content_of_a_known_length(
     assert (framing.complete, framing.excess) == (complete, excess)
 
 
-def test_no_content_is_complete_at_once() -> None:
+def test_length_framing_of_no_content_is_complete_at_once() -> None:
     framing = LengthFraming(0)
     assert (framing.complete, framing.excess) == (True, False)
 
 
 @either_way
-def test_what_comes_after_no_content_is_excess(split: Split) -> None:
+def test_length_framing_takes_all_after_no_content_for_excess(split: Split) -> None:
     framing = LengthFraming(0)
     assert feed(framing, split(b"ab")) == b""
     assert (framing.complete, framing.excess) == (True, True)
 
 
-def test_content_of_a_known_length_does_not_end_with_the_connection() -> None:
+def test_length_framing_does_not_end_with_the_connection() -> None:
     framing = LengthFraming(3)
     framing.feed(b"ab")
     with pytest.raises(MalformedResponse, match="mid-content"):
@@ -651,7 +653,7 @@ def test_content_of_a_known_length_does_not_end_with_the_connection() -> None:
 
 
 @either_way
-def test_content_that_ends_with_the_connection(split: Split) -> None:
+def test_close_framing_ends_with_the_connection(split: Split) -> None:
     framing = CloseFraming()
     assert feed(framing, split(b"0\r\n\r\nabc")) == b"0\r\n\r\nabc"
     assert not framing.complete
@@ -659,7 +661,7 @@ def test_content_that_ends_with_the_connection(split: Split) -> None:
     assert framing.complete
 
 
-def test_connection_that_ends_with_the_content_is_not_used_again() -> None:
+def test_close_framing_lets_the_connection_not_be_used_again() -> None:
     assert CloseFraming().excess
 
 
@@ -695,13 +697,13 @@ def test_connection_that_ends_with_the_content_is_not_used_again() -> None:
         ),
     ],
 )
-def test_content_in_chunks(data: bytes, content: bytes, split: Split) -> None:
+def test_chunked_framing_gives_content_in_chunks(data: bytes, content: bytes, split: Split) -> None:
     framing = ChunkedFraming()
     assert feed(framing, split(data)) == content
     assert (framing.complete, framing.excess, framing.length) == (True, False, None)
 
 
-def test_content_of_a_chunk_is_given_before_the_chunk_is_whole() -> None:
+def test_chunked_framing_gives_content_before_the_chunk_is_whole() -> None:
     framing = ChunkedFraming()
     assert framing.feed(b"5\r\nab") == b"ab"
     assert framing.feed(b"c") == b"c"
@@ -719,13 +721,15 @@ def test_content_of_a_chunk_is_given_before_the_chunk_is_whole() -> None:
         pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", id="response"),
     ],
 )
-def test_what_comes_after_the_last_chunk_is_excess(after: bytes, split: Split) -> None:
+def test_chunked_framing_takes_all_after_the_last_chunk_for_excess(
+    after: bytes, split: Split
+) -> None:
     framing = ChunkedFraming()
     assert feed(framing, split(b"3\r\nabc\r\n0\r\n\r\n" + after)) == b"abc"
     assert (framing.complete, framing.excess) == (True, True)
 
 
-def test_excess_is_seen_in_a_later_piece() -> None:
+def test_chunked_framing_sees_excess_in_a_later_piece() -> None:
     framing = ChunkedFraming()
     framing.feed(b"0\r\n\r\n")
     assert framing.feed(b"x") == b""
@@ -753,7 +757,7 @@ def test_excess_is_seen_in_a_later_piece() -> None:
     ],
 )
 @either_way
-def test_content_in_chunks_does_not_end_with_the_connection(data: bytes, split: Split) -> None:
+def test_chunked_framing_does_not_end_with_the_connection(data: bytes, split: Split) -> None:
     framing = ChunkedFraming()
     feed(framing, split(data))
     with pytest.raises(MalformedResponse, match="mid-content"):
@@ -809,7 +813,7 @@ def test_content_in_chunks_does_not_end_with_the_connection(data: bytes, split: 
         pytest.param(b"0\r\nA: b\n\n", id="bare-lf-in-trailer-unfinished"),
     ],
 )
-def test_malformed_chunks_are_refused(data: bytes, split: Split) -> None:
+def test_chunked_framing_refuses_malformed_chunks(data: bytes, split: Split) -> None:
     with pytest.raises(MalformedResponse):
         feed(ChunkedFraming(), split(data))
 
@@ -823,7 +827,7 @@ def test_malformed_chunks_are_refused(data: bytes, split: Split) -> None:
         pytest.param(b"0" * 100_000, id="zeros"),
     ],
 )
-def test_no_chunk_size_takes_long_to_refuse(line: bytes) -> None:
+def test_chunked_framing_refuses_every_chunk_size_in_time(line: bytes) -> None:
     with pytest.raises(MalformedResponse):
         ChunkedFraming().feed(line + b"\r\n")
 
@@ -837,7 +841,7 @@ def test_no_chunk_size_takes_long_to_refuse(line: bytes) -> None:
         pytest.param(byte_by_byte(b"0\r\nA: b\rC: d\r\n\r\n"), id="bare-cr-byte-by-byte"),
     ],
 )
-def test_trailer_with_a_bare_newline_is_refused(pieces: list[bytes]) -> None:
+def test_chunked_framing_refuses_a_trailer_with_a_bare_newline(pieces: list[bytes]) -> None:
     with pytest.raises(MalformedResponse):
         feed(ChunkedFraming(), pieces)
 
@@ -849,7 +853,7 @@ def test_trailer_with_a_bare_newline_is_refused(pieces: list[bytes]) -> None:
         pytest.param(byte_by_byte, id="byte-by-byte"),
     ],
 )
-def test_chunk_size_line_as_long_as_the_bound_is_read(split: Split) -> None:
+def test_chunked_framing_reads_a_size_line_as_long_as_the_bound(split: Split) -> None:
     framing = ChunkedFraming()
     feed(framing, split(b"0;" + b"a" * (MAX_CHUNK_LINE_BYTES - 2) + b"\r\n\r\n"))
     assert framing.complete
@@ -908,25 +912,25 @@ def chunks_outcome(pieces: list[bytes]) -> Outcome:
 @settings(max_examples=300, deadline=None)
 @given(in_pieces(st.binary() | HEADS))
 @example([b"HTTP/1.1 100\r\n\r", b"\nHTTP/1.1 200\r\n\r\nabc"])
-def test_any_bytes_are_a_head_or_malformed_however_they_come(pieces: list[bytes]) -> None:
+def test_head_reader_takes_any_bytes_alike_however_they_come(pieces: list[bytes]) -> None:
     assert head_outcome(pieces) == head_outcome(whole(b"".join(pieces)) if pieces else [])
 
 
 @settings(max_examples=300, deadline=None)
 @given(in_pieces(st.binary() | CHUNKS))
 @example(byte_by_byte(b"0\r\nA\nB\r\n\r\n"))
-def test_any_bytes_are_chunks_or_malformed_however_they_come(pieces: list[bytes]) -> None:
+def test_chunked_framing_takes_any_bytes_alike_however_they_come(pieces: list[bytes]) -> None:
     assert chunks_outcome(pieces) == chunks_outcome(whole(b"".join(pieces)))
 
 
-def test_long_trailer_line_fares_alike_however_it_comes() -> None:
+def test_chunked_framing_takes_a_long_trailer_line_alike_however_it_comes() -> None:
     data = b"0\r\nA: " + b"b" * (MAX_CHUNK_LINE_BYTES + 1) + b"\r\n\r\n"
     assert chunks_outcome(byte_by_byte(data)) == chunks_outcome(whole(data))
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(min_size=1)), st.data())
-def test_any_content_framed_in_chunks_reads_back_however_it_comes(
+def test_chunk_of_any_content_reads_back_however_it_comes(
     contents: list[bytes], data: st.DataObject
 ) -> None:
     stream = b"".join(map(chunk, contents)) + LAST_CHUNK
@@ -934,14 +938,14 @@ def test_any_content_framed_in_chunks_reads_back_however_it_comes(
     assert chunks_outcome(pieces) == (b"".join(contents), True, False)
 
 
-def test_excess_stays_noted_when_nothing_more_comes() -> None:
+def test_chunked_framing_keeps_excess_noted_when_nothing_more_comes() -> None:
     framing = ChunkedFraming()
     framing.feed(b"0\r\n\r\nexcess")
     framing.feed(b"")
     assert framing.excess
 
 
-def test_part_of_a_request_head_does_not_show_either() -> None:
+def test_request_head_does_not_show_in_part_either() -> None:
     head = request_head("GET", "/", [("Authorization", "Key private")])
     assert repr(head[:80]) == "<request head>"
     assert head[:3] == b"GET"

@@ -28,7 +28,7 @@ def sent(environ: dict[str, Any], *forwarded: str) -> list[tuple[str, str]]:
     )
 
 
-def test_our_own_headers_always_go_up() -> None:
+def test_request_headers_always_have_our_own() -> None:
     assert sent({}) == [*OURS, ACCEPT]
 
 
@@ -63,7 +63,7 @@ def test_client_proxy_header_names_the_package_and_its_version() -> None:
         ),
     ],
 )
-def test_header_of_the_client_goes_up(
+def test_request_headers_have_those_of_the_client(
     environ: dict[str, Any], headers: list[tuple[str, str]]
 ) -> None:
     assert sent(environ) == [*OURS, *headers]
@@ -100,20 +100,20 @@ def test_header_of_the_client_goes_up(
         pytest.param("X_FAL_A", id="not-a-header"),
     ],
 )
-def test_any_other_header_stays_here(key: str) -> None:
+def test_request_headers_have_no_other(key: str) -> None:
     assert sent({key: "1"}) == [*OURS, ACCEPT]
 
 
-def test_header_that_the_option_names_goes_up() -> None:
+def test_request_headers_have_those_that_the_option_names() -> None:
     environ = {"HTTP_X_REQUEST_ID": "7", "HTTP_X_OTHER": "8"}
     assert sent(environ, "HTTP_X_REQUEST_ID") == [*OURS, ACCEPT, ("X-Request-Id", "7")]
 
 
-def test_header_that_the_option_names_and_the_client_does_not_send_is_not_made_up() -> None:
+def test_request_headers_have_none_that_the_client_does_not_send() -> None:
     assert sent({}, "HTTP_X_REQUEST_ID") == [*OURS, ACCEPT]
 
 
-def test_option_cannot_send_the_target_up() -> None:
+def test_request_headers_never_have_the_target() -> None:
     environ = {"HTTP_X_FAL_TARGET_URL": "https://fal.run/"}
     assert sent(environ, "HTTP_X_FAL_TARGET_URL") == [*OURS, ACCEPT]
 
@@ -128,19 +128,19 @@ def test_option_cannot_send_the_target_up() -> None:
         pytest.param("", [("X-Fal-A", "1"), ("X-Fal-B", "2")], id="empty"),
     ],
 )
-def test_header_that_connection_nominates_stays_here(
+def test_request_headers_have_none_that_connection_nominates(
     connection: str, headers: list[tuple[str, str]]
 ) -> None:
     environ = {"HTTP_X_FAL_A": "1", "HTTP_X_FAL_B": "2", "HTTP_CONNECTION": connection}
     assert sent(environ) == [*OURS, ACCEPT, *headers]
 
 
-def test_connection_cannot_nominate_our_own_headers_away() -> None:
+def test_request_headers_keep_our_own_whatever_connection_nominates() -> None:
     nominating = {"HTTP_CONNECTION": "host, authorization, accept-encoding, x-fal-client-proxy"}
     assert sent(nominating) == [*OURS, ACCEPT]
 
 
-def test_connection_nominates_a_forwarded_header_away() -> None:
+def test_request_headers_have_no_forwarded_one_that_connection_nominates() -> None:
     environ = {"HTTP_X_REQUEST_ID": "7", "HTTP_CONNECTION": "x-request-id"}
     assert sent(environ, "HTTP_X_REQUEST_ID") == [*OURS, ACCEPT]
 
@@ -171,14 +171,16 @@ def test_connection_nominates_a_forwarded_header_away() -> None:
         pytest.param("HTTP_X_REQUEST_ID", "X-Request-Id", id="forwarded"),
     ],
 )
-def test_value_that_no_header_may_hold_is_refused(key: str, name: str, value: str) -> None:
+def test_request_headers_refuse_a_value_that_no_header_may_hold(
+    key: str, name: str, value: str
+) -> None:
     with pytest.raises(HeaderInvalid) as caught:
         sent({key: value}, "HTTP_X_REQUEST_ID")
     assert (caught.value.reason, caught.value.status[:3]) == ("header_invalid", "400")
     assert f" {name} " in caught.value.detail
 
 
-def test_value_of_a_header_that_stays_here_does_not_matter() -> None:
+def test_request_headers_do_not_check_a_header_that_stays_here() -> None:
     assert sent({"HTTP_COOKIE": "a\r\nb"}) == [*OURS, ACCEPT]
 
 
@@ -190,7 +192,7 @@ def test_value_of_a_header_that_stays_here_does_not_matter() -> None:
         pytest.param("priority", "HTTP_PRIORITY", id="one-word"),
     ],
 )
-def test_environ_key_of_a_header(name: str, key: str) -> None:
+def test_environ_key_is_that_of_a_header(name: str, key: str) -> None:
     assert environ_key(name) == key
 
 
@@ -205,11 +207,11 @@ def test_environ_key_of_a_header(name: str, key: str) -> None:
         pytest.param(["a", "b, a"], {"a", "b"}, id="two-fields"),
     ],
 )
-def test_names_that_connection_nominates(values: list[str], names: set[str]) -> None:
+def test_nominated_are_the_names_that_connection_has(values: list[str], names: set[str]) -> None:
     assert nominated(*values) == names
 
 
-def test_end_to_end_headers_come_down_in_order_with_repeats() -> None:
+def test_response_headers_are_in_order_with_repeats() -> None:
     headers = [
         ("Set-Cookie", "a=1"),
         ("content-type", "application/json"),
@@ -244,7 +246,7 @@ def test_end_to_end_headers_come_down_in_order_with_repeats() -> None:
         pytest.param("cOnTeNt-LeNgTh", id="any-case"),
     ],
 )
-def test_header_that_is_not_end_to_end_does_not_come_down(name: str) -> None:
+def test_response_headers_have_none_that_is_not_end_to_end(name: str) -> None:
     assert response_headers(Fields([("A", "1"), (name, "2"), ("B", "3")])) == [
         ("A", "1"),
         ("B", "3"),
@@ -260,11 +262,11 @@ def test_header_that_is_not_end_to_end_does_not_come_down(name: str) -> None:
         pytest.param([("Connection", "x")], [("X-A", "1"), ("X-B", "2")], id="shorter-name"),
     ],
 )
-def test_header_that_connection_nominates_does_not_come_down(
+def test_response_headers_have_none_that_connection_nominates(
     connection: list[tuple[str, str]], headers: list[tuple[str, str]]
 ) -> None:
     assert response_headers(Fields([("X-A", "1"), ("X-B", "2"), *connection])) == headers
 
 
-def test_headers_are_read_once() -> None:
+def test_fields_are_read_once() -> None:
     assert response_headers(Fields([("Connection", "a"), ("A", "1"), ("B", "2")])) == [("B", "2")]

@@ -77,7 +77,7 @@ def run(application: FalProxyMiddleware, path: str, script_name: str = "") -> by
     ],
 )
 @pytest.mark.parametrize("script_name", ["", "/mounted", "/api/fal/proxy"])
-def test_the_proxy_answers_at_and_below_its_prefix(
+def test_middleware_answers_at_and_below_its_prefix(
     script_name: str, prefix: str, path: str
 ) -> None:
     answer = run(FalProxyMiddleware(not_called, prefix=prefix), path, script_name)
@@ -101,7 +101,9 @@ def test_the_proxy_answers_at_and_below_its_prefix(
     ],
 )
 @pytest.mark.parametrize("script_name", ["", "/mounted", "/api/fal/proxy"])
-def test_all_else_is_the_applications(script_name: str, prefix: str, path: str) -> None:
+def test_middleware_leaves_all_else_to_the_application(
+    script_name: str, prefix: str, path: str
+) -> None:
     app = App()
     environ = {"SCRIPT_NAME": script_name, "PATH_INFO": path}
 
@@ -110,13 +112,13 @@ def test_all_else_is_the_applications(script_name: str, prefix: str, path: str) 
     assert answer is app.content
 
 
-def test_a_request_without_a_path_is_the_applications() -> None:
+def test_middleware_leaves_a_request_without_a_path_to_the_application() -> None:
     app = App()
 
     assert FalProxyMiddleware(app)({}, lambda *_: bytes) is app.content
 
 
-def test_what_passes_through_is_not_touched() -> None:
+def test_middleware_does_not_touch_what_passes_through() -> None:
     app = App()
     environ: dict[str, Any] = {"PATH_INFO": "/x", "HTTP_X_FAL_TARGET_URL": "https://fal.run/"}
     before = dict(environ)
@@ -134,7 +136,7 @@ def test_what_passes_through_is_not_touched() -> None:
     assert app.content.closed == 0
 
 
-def test_what_passes_through_is_closed_once_by_the_server() -> None:
+def test_middleware_leaves_close_of_what_passes_through_to_the_server() -> None:
     app = App()
 
     answer = run(FalProxyMiddleware(app), "/x")
@@ -143,7 +145,7 @@ def test_what_passes_through_is_closed_once_by_the_server() -> None:
     assert app.content.closed == 1
 
 
-def test_an_application_can_replace_its_answer_by_exc_info() -> None:
+def test_middleware_lets_an_application_replace_its_answer_by_exc_info() -> None:
     def failing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         try:
@@ -158,7 +160,7 @@ def test_an_application_can_replace_its_answer_by_exc_info() -> None:
     assert answer.endswith(b"\r\n\r\nsorry")
 
 
-def test_an_exception_of_the_application_is_the_servers() -> None:
+def test_middleware_leaves_an_exception_of_the_application_to_the_server() -> None:
     def failing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         raise LookupError("mine")
 
@@ -166,7 +168,7 @@ def test_an_exception_of_the_application_is_the_servers() -> None:
         FalProxyMiddleware(failing)({"PATH_INFO": "/x"}, lambda *_: bytes)
 
 
-def test_under_the_prefix_it_relays(fal: FakeFal) -> None:
+def test_middleware_relays_under_its_prefix(fal: FakeFal) -> None:
     middleware = FalProxyMiddleware(not_called, key=fal.key, pool_manager=fal.pool_manager())
     app = webtest.TestApp(middleware, lint=True)
 
@@ -180,7 +182,7 @@ def test_under_the_prefix_it_relays(fal: FakeFal) -> None:
     assert [record.request_target for record in fal.requests] == ["/fal-ai/any-llm"]
 
 
-def test_two_can_be_stacked(network: NetworkGuard) -> None:
+def test_middleware_can_wrap_another(network: NetworkGuard) -> None:
     inner = FalProxyMiddleware(App(), prefix="/inner", key="id:secret")
     app = webtest.TestApp(FalProxyMiddleware(inner, prefix="/outer"), lint=True)
 
@@ -207,7 +209,7 @@ def test_two_can_be_stacked(network: NetworkGuard) -> None:
         pytest.param(1, id="number"),
     ],
 )
-def test_a_prefix_that_cannot_be_used_is_refused(prefix: Any) -> None:
+def test_middleware_refuses_a_prefix_that_cannot_be_used(prefix: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         FalProxyMiddleware(not_called, prefix=prefix)
 
@@ -218,7 +220,7 @@ def test_a_prefix_that_cannot_be_used_is_refused(prefix: Any) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/\ud7ff", "/\ue000"])
-def test_a_prefix_beside_the_surrogates_can_be_used(prefix: str) -> None:
+def test_middleware_takes_a_prefix_beside_the_surrogates(prefix: str) -> None:
     path = prefix.encode().decode("latin-1")
 
     answer = run(FalProxyMiddleware(not_called, prefix=prefix), path)
@@ -229,7 +231,7 @@ def test_a_prefix_beside_the_surrogates_can_be_used(prefix: str) -> None:
 @pytest.mark.parametrize(
     "app", [pytest.param(None, id="none"), pytest.param("module:app", id="text")]
 )
-def test_what_is_not_an_application_cannot_be_wrapped(app: Any) -> None:
+def test_middleware_cannot_wrap_what_is_no_application(app: Any) -> None:
     with pytest.raises(SettingsError) as caught:
         FalProxyMiddleware(app)
 
@@ -239,7 +241,7 @@ def test_what_is_not_an_application_cannot_be_wrapped(app: Any) -> None:
     )
 
 
-def test_an_unknown_option_is_refused() -> None:
+def test_middleware_refuses_an_unknown_option() -> None:
     with pytest.raises(SettingsError) as caught:
         FalProxyMiddleware(not_called, read_timeouts=5)  # type: ignore[call-arg]
 
@@ -248,11 +250,11 @@ def test_an_unknown_option_is_refused() -> None:
     )
 
 
-def test_options_are_given_by_name() -> None:
+def test_middleware_takes_options_by_name_alone() -> None:
     with pytest.raises(TypeError, match="positional"):
         FalProxyMiddleware(not_called, "/fal")  # type: ignore[call-arg]
 
 
-def test_a_misspelled_prefix_is_told_of_the_prefix() -> None:
+def test_middleware_tells_of_the_prefix_where_it_is_misspelled() -> None:
     with pytest.raises(SettingsError, match="did you mean prefix"):
         FalProxyMiddleware(lambda environ, start_response: [], prefixx="/fal")  # type: ignore[call-arg]

@@ -35,7 +35,7 @@ def asked(method: str, url: str) -> Operation:
         ("POST", f"{WMA}/session/heartbeat", Kind.SIGNAL, None),
     ],
 )
-def test_what_is_free(method: str, url: str, kind: Kind, endpoint: str | None) -> None:
+def test_operation_is_free(method: str, url: str, kind: Kind, endpoint: str | None) -> None:
     assert asked(method, url) == Operation(kind, endpoint)
     assert not asked(method, url).spends
 
@@ -92,6 +92,6 @@ def test_what_is_free(method: str, url: str, kind: Kind, endpoint: str | None) -
         ("GET", "https://anything.fal.run/fal-ai/flux", Kind.OTHER, None),
     ],
 )
-def test_what_may_spend(method: str, url: str, kind: Kind, endpoint: str | None) -> None:
+def test_operation_may_spend(method: str, url: str, kind: Kind, endpoint: str | None) -> None:
     assert asked(method, url) == Operation(kind, endpoint)
     assert asked(method, url).spends

@@ -16,7 +16,7 @@ from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy.errors import SettingsError
 
 
-def test_defaults_are_those_that_are_documented() -> None:
+def test_settings_defaults_are_those_that_are_documented() -> None:
     assert asdict(Settings.build({})) == asdict(
         Settings(
             key=None,
@@ -29,7 +29,7 @@ def test_defaults_are_those_that_are_documented() -> None:
     )
 
 
-def test_every_option_is_typed_for_callers() -> None:
+def test_settings_have_a_type_for_callers_for_every_option() -> None:
     # For type checkers alone, so it is not there to be asked.
     tree = ast.parse(inspect.getsource(settings))
     (typed,) = (
@@ -75,7 +75,7 @@ POOL_MANAGER = urllib3.PoolManager()
         pytest.param("authorize", allow_anyone, id="authorize"),
     ],
 )
-def test_usable_value_is_held(name: str, value: object) -> None:
+def test_settings_hold_a_usable_value(name: str, value: object) -> None:
     assert getattr(Settings.build({name: value}), name) is value
 
 
@@ -90,7 +90,7 @@ SECONDS = "a number of seconds above 0, up to 1000000, or None for no limit"
     ],
 )
 @pytest.mark.parametrize("value", [0, "print", True])
-def test_what_cannot_be_called_is_refused(name: str, accepted: str, value: object) -> None:
+def test_settings_refuse_what_cannot_be_called(name: str, accepted: str, value: object) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({name: value})
     assert (caught.value.name, caught.value.accepted) == (name, accepted)
@@ -122,7 +122,7 @@ NEVER = "this header is never forwarded: it tells about the caller, or the proxy
     ],
 )
 @pytest.mark.parametrize("name", ["connect_timeout", "read_timeout", "total_timeout"])
-def test_value_that_is_no_time_is_refused(name: str, value: object) -> None:
+def test_settings_refuse_a_value_that_is_no_time(name: str, value: object) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({name: value})
     assert (caught.value.name, caught.value.value) == (name, repr(value))
@@ -140,7 +140,7 @@ def test_value_that_is_no_time_is_refused(name: str, value: object) -> None:
         pytest.param(None, id="none"),
     ],
 )
-def test_value_that_is_no_number_of_bytes_is_refused(value: object) -> None:
+def test_settings_refuse_a_value_that_is_no_number_of_bytes(value: object) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({"max_body_bytes": value})
     assert (caught.value.name, caught.value.accepted) == ("max_body_bytes", BYTES)
@@ -193,7 +193,7 @@ def test_value_that_is_no_number_of_bytes_is_refused(value: object) -> None:
         pytest.param(["x-request-id", "cookie"], NEVER, id="second-never"),
     ],
 )
-def test_header_that_cannot_be_forwarded_is_refused(value: object, accepted: str) -> None:
+def test_settings_refuse_a_header_that_cannot_be_forwarded(value: object, accepted: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({"forward_headers": value})
     assert (caught.value.name, caught.value.accepted) == ("forward_headers", accepted)
@@ -208,12 +208,12 @@ def test_header_that_cannot_be_forwarded_is_refused(value: object, accepted: str
         pytest.param("accept_encoding", id="accept-encoding"),
     ],
 )
-def test_header_that_is_never_forwarded_is_refused_with_underscores_too(name: str) -> None:
+def test_settings_refuse_a_header_that_is_never_forwarded_with_underscores_too(name: str) -> None:
     with pytest.raises(SettingsError):
         Settings.build({"forward_headers": [name]})
 
 
-def test_refusal_of_a_header_shows_that_header_alone() -> None:
+def test_settings_refusal_of_a_header_shows_that_header_alone() -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({"forward_headers": ["x-a", "Cookie", "x-b"]})
     assert caught.value.value == "'Cookie'"
@@ -229,7 +229,7 @@ def test_refusal_of_a_header_shows_that_header_alone() -> None:
         pytest.param(["private"], id="list"),
     ],
 )
-def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
+def test_settings_refuse_a_value_that_is_no_key_and_do_not_show_it(value: object) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({"key": value})
     empty = " (this text is empty)" if isinstance(value, str) else ""
@@ -240,14 +240,14 @@ def test_value_that_is_no_key_is_refused_and_not_shown(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", ["http://me:secret@proxy:80", ["x", "redis://:secret@host/0"]])
-def test_a_password_in_a_uri_is_not_shown(value: object) -> None:
+def test_settings_do_not_show_a_password_in_a_uri(value: object) -> None:
     for name in ("pool_manager", "limits", "cors_origins", "store"):
         with pytest.raises(SettingsError, match=f"{name}=<redacted> ") as caught:
             raise SettingsError(name, value, "")
         assert "secret" not in str(caught.value)
 
 
-def test_a_number_that_python_does_not_write_down_is_refused_by_its_name() -> None:
+def test_settings_refuse_a_number_that_python_does_not_write_down() -> None:
     with pytest.raises(SettingsError, match=r"max_concurrent=\.\.\. cannot be used: it must be"):
         Settings.build({"max_concurrent": -(10**5000)})
 
@@ -266,7 +266,7 @@ def test_a_number_that_python_does_not_write_down_is_refused_by_its_name() -> No
         ),
     ],
 )
-def test_unknown_option_is_refused_with_the_nearest_one(name: str, hint: str) -> None:
+def test_settings_refuse_an_unknown_option_with_the_nearest_one(name: str, hint: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({"key": "k", name: 5})
     assert caught.value.name == name
@@ -282,7 +282,7 @@ def test_unknown_option_is_refused_with_the_nearest_one(name: str, hint: str) ->
         pytest.param("token", id="other-word"),
     ],
 )
-def test_key_under_another_name_is_not_shown(name: str) -> None:
+def test_settings_do_not_show_a_key_under_another_name(name: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({name: "private"})
     assert "private" not in str(caught.value)
@@ -306,13 +306,13 @@ def test_key_under_another_name_is_not_shown(name: str) -> None:
         ("auth", "redis://s3cret", "<redacted>"),
     ],
 )
-def test_what_cannot_be_a_secret_is_shown(name: str, value: object, shown: str) -> None:
+def test_settings_show_what_cannot_be_a_secret(name: str, value: object, shown: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.build({name: value})
     assert caught.value.value == shown
 
 
-def test_key_does_not_show_in_a_repr() -> None:
+def test_settings_do_not_show_the_key_in_a_repr() -> None:
     assert "private" not in repr(Settings(key="private"))
 
 
@@ -322,7 +322,7 @@ def test_settings_cannot_be_changed() -> None:
         settings.read_timeout = 0  # type: ignore[misc]
 
 
-def test_options_are_keyword_only() -> None:
+def test_settings_are_keyword_only() -> None:
     positional: Any = Settings
     with pytest.raises(TypeError):
         positional("k")
@@ -336,7 +336,7 @@ def test_options_are_keyword_only() -> None:
         ({"forward_headers": ["cookie"]}, NEVER, NEVER),
     ],
 )
-def test_what_it_must_be_is_told_apart_from_why_it_cannot_be(
+def test_settings_error_tells_what_it_must_be_apart_from_why_it_cannot_be(
     options: dict[str, Any], why: str, accepted: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -350,7 +350,7 @@ def test_settings_error_is_a_value_error() -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "8"])
-def test_value_that_is_no_number_of_requests_is_refused(value: object) -> None:
+def test_settings_refuse_a_value_that_is_no_number_of_requests(value: object) -> None:
     with pytest.raises(
         SettingsError, match=r"max_concurrent=.*: it must be a whole number, 1 or more, or"
     ):

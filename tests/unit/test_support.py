@@ -11,7 +11,7 @@ from tests.support import raw_server
 from tests.support.raw_server import Connection, RawServer
 
 
-def test_a_script_of_a_raw_server_that_fails_fails_its_test() -> None:
+def test_raw_server_whose_script_fails_fails_its_test() -> None:
     def script(connection: Connection) -> None:
         message = "not what was expected"
         raise ValueError(message)
@@ -29,7 +29,7 @@ def connect_and_wait(client: socket.socket, server: RawServer, started: threadin
     assert started.wait(10)
 
 
-def test_a_raw_server_that_waits_for_the_other_side_in_vain_fails_its_test(
+def test_raw_server_that_waits_for_the_other_side_in_vain_fails_its_test(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(raw_server, "WAIT_SECONDS", 0.1)
@@ -47,7 +47,7 @@ def test_a_raw_server_that_waits_for_the_other_side_in_vain_fails_its_test(
         connect_and_wait(client, server, started)
 
 
-def test_a_raw_server_whose_script_does_not_end_fails_its_test(
+def test_raw_server_whose_script_does_not_end_fails_its_test(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(raw_server, "WAIT_SECONDS", 0.1)
@@ -66,11 +66,11 @@ def test_a_raw_server_whose_script_does_not_end_fails_its_test(
     end.set()
 
 
-def test_no_test_reaches_another_machine() -> None:
+def test_network_guard_lets_no_test_reach_another_machine() -> None:
     with socket.socket() as client, pytest.raises(OSError, match="no network in tests"):
         client.connect(("192.0.2.1", 443))
 
 
-def test_no_test_looks_up_a_name() -> None:
+def test_network_guard_lets_no_test_look_up_a_name() -> None:
     with pytest.raises(socket.gaierror):
         socket.getaddrinfo("fal.run", 443)

@@ -84,7 +84,7 @@ FILL = MAX_TARGET_LENGTH - len("https://fal.run/")
         ),
     ],
 )
-def test_accepted_target_keeps_path_and_query_byte_for_byte(
+def test_target_parse_keeps_path_and_query_byte_for_byte(
     text: str, host: str, request_target: str
 ) -> None:
     assert Target.parse(text) == Target(host, request_target)
@@ -99,7 +99,7 @@ def test_accepted_target_keeps_path_and_query_byte_for_byte(
         pytest.param(" \t ", id="space-and-tab"),
     ],
 )
-def test_target_that_is_not_there_is_missing(text: str | None) -> None:
+def test_target_parse_tells_a_target_that_is_missing(text: str | None) -> None:
     with pytest.raises(TargetMissing) as caught:
         Target.parse(text)
     assert (caught.value.reason, caught.value.status[:3]) == ("target_missing", "400")
@@ -259,13 +259,13 @@ def test_target_that_is_not_there_is_missing(text: str | None) -> None:
         pytest.param(" " * 100_000 + "https://fal.run/", id="over-long-leading-space"),
     ],
 )
-def test_what_is_not_a_plain_https_url_is_refused(text: str) -> None:
+def test_target_parse_refuses_what_is_not_a_plain_https_url(text: str) -> None:
     with pytest.raises(TargetInvalid) as caught:
         Target.parse(text)
     assert (caught.value.reason, caught.value.status[:3]) == ("target_invalid", "412")
 
 
-def test_refusal_of_an_over_long_target_tells_the_bound() -> None:
+def test_target_parse_refuses_an_over_long_target_with_the_bound() -> None:
     with pytest.raises(TargetInvalid) as caught:
         Target.parse("https://fal.run/" + "a" * MAX_TARGET_LENGTH)
     assert "8000 characters" in caught.value.detail
@@ -303,7 +303,7 @@ def test_refusal_of_an_over_long_target_tells_the_bound() -> None:
         pytest.param(f"https://{HOST_254}/", id="host-of-254-characters"),
     ],
 )
-def test_host_that_is_not_fal_is_refused(text: str) -> None:
+def test_target_parse_refuses_a_host_that_is_not_fals(text: str) -> None:
     with pytest.raises(TargetHostNotAllowed) as caught:
         Target.parse(text)
     assert (caught.value.reason, caught.value.status[:3]) == ("target_host_not_allowed", "412")
@@ -327,7 +327,7 @@ def is_cancel(text: str) -> bool:
         pytest.param("https://queue.fal.run/a_b/c.d~e/requests/F-1/cancel", id="punctuation"),
     ],
 )
-def test_cancel_of_a_queued_request_is_recognised(text: str) -> None:
+def test_target_is_cancel_of_a_queued_request(text: str) -> None:
     assert is_cancel(text)
 
 
@@ -367,7 +367,7 @@ def test_cancel_of_a_queued_request_is_recognised(text: str) -> None:
         pytest.param("https://queue.fal.run/", id="root"),
     ],
 )
-def test_nothing_else_is_a_cancel(text: str) -> None:
+def test_target_is_no_cancel_otherwise(text: str) -> None:
     assert not is_cancel(text)
 
 
@@ -377,7 +377,7 @@ def test_target_cannot_be_changed() -> None:
         target.host = "evil.example"  # type: ignore[misc]
 
 
-def test_query_does_not_show_in_a_repr() -> None:
+def test_target_does_not_show_its_query_in_a_repr() -> None:
     assert repr(Target.parse("https://fal.run/?private")) == "Target(host='fal.run')"
 
 
@@ -437,7 +437,7 @@ def is_end_of(text: str, request_target: str) -> bool:
 @given(st.text() | urls_or_nearly | fal_urls_or_nearly)
 @example("https://evil.example\\.fal.run/")
 @example("https://queue.fal.run/a?b")
-def test_any_text_is_a_target_at_fal_or_refused_by_name(text: str) -> None:
+def test_target_parse_takes_any_text_for_one_at_fal_or_refuses_it_by_name(text: str) -> None:
     target = parsed(text)
     assert target is None or (is_at_fal(target.host) and is_end_of(text, target.request_target))
 
@@ -445,7 +445,7 @@ def test_any_text_is_a_target_at_fal_or_refused_by_name(text: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(fal_urls_or_nearly)
 @example("https://fal.run:443/a?b")
-def test_other_url_parsers_read_the_same_host_in_an_accepted_text(text: str) -> None:
+def test_target_parse_accepts_where_other_url_parsers_read_the_same_host(text: str) -> None:
     target = parsed(text)
     assert target is None or target.host == urlsplit(text).hostname == parse_url(text).host
 
@@ -477,7 +477,7 @@ TWICE = "was sent twice, or holds a comma in its path or before a second URL."
         ),
     ],
 )
-def test_what_is_wrong_with_a_target_is_told(text: str, what: str) -> None:
+def test_target_parse_tells_what_is_wrong(text: str, what: str) -> None:
     with pytest.raises(TargetInvalid) as caught:
         Target.parse(text)
     assert caught.value.detail.startswith(f"The target in x-fal-target-url {what}")
@@ -487,6 +487,6 @@ def test_what_is_wrong_with_a_target_is_told(text: str, what: str) -> None:
     "text",
     ["https://" + "a" * 7_000, "https://" + "@:" * 3_000 + ",", "https://a/?" + ", " * 3_000 + "b"],
 )
-def test_telling_what_is_wrong_takes_no_time(text: str) -> None:
+def test_target_parse_tells_what_is_wrong_in_no_time(text: str) -> None:
     with pytest.raises(TargetInvalid):
         Target.parse(text)

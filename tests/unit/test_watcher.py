@@ -46,7 +46,7 @@ def threadless(monkeypatch: pytest.MonkeyPatch) -> Watcher:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["closed", "sending side closed"])
-def test_a_close_is_noticed(pair: Pair, half: bool) -> None:
+def test_watcher_notices_a_close(pair: Pair, half: bool) -> None:
     gone = threading.Event()
     ours, theirs = pair
     Watcher().watch(ours.fileno(), Watched(gone))
@@ -54,7 +54,7 @@ def test_a_close_is_noticed(pair: Pair, half: bool) -> None:
     assert gone.wait(WAIT_SECONDS)
 
 
-def test_a_close_that_was_before_the_watch_is_noticed(pair: Pair) -> None:
+def test_watcher_notices_a_close_that_was_before_the_watch(pair: Pair) -> None:
     gone = threading.Event()
     ours, theirs = pair
     theirs.close()
@@ -62,7 +62,7 @@ def test_a_close_that_was_before_the_watch_is_noticed(pair: Pair) -> None:
     assert gone.wait(WAIT_SECONDS)
 
 
-def test_a_close_is_noticed_behind_bytes_that_nobody_has_read(pair: Pair) -> None:
+def test_watcher_notices_a_close_behind_bytes_that_nobody_has_read(pair: Pair) -> None:
     gone = threading.Event()
     ours, theirs = pair
     Watcher().watch(ours.fileno(), Watched(gone))
@@ -71,7 +71,7 @@ def test_a_close_is_noticed_behind_bytes_that_nobody_has_read(pair: Pair) -> Non
     assert gone.wait(WAIT_SECONDS)
 
 
-def test_of_many_watches_only_those_are_called_whose_connection_was_closed() -> None:
+def test_watcher_calls_only_those_whose_connection_was_closed() -> None:
     watcher = Watcher()
     pairs = [socket.socketpair() for _ in range(20)]
     noticed = [threading.Event() for _ in pairs]
@@ -87,7 +87,7 @@ def test_of_many_watches_only_those_are_called_whose_connection_was_closed() -> 
         theirs.close()
 
 
-def test_what_is_watched_no_more_is_not_noticed(pair: Pair) -> None:
+def test_watcher_does_not_notice_what_is_watched_no_more(pair: Pair) -> None:
     gone, other_gone = threading.Event(), threading.Event()
     on_gone = Watched(gone)
     watcher = Watcher()
@@ -104,7 +104,7 @@ def test_what_is_watched_no_more_is_not_noticed(pair: Pair) -> None:
     assert not gone.is_set()
 
 
-def test_a_watch_that_was_never_ended_gives_way_to_the_next_on_its_descriptor(pair: Pair) -> None:
+def test_watch_that_was_never_ended_gives_way_to_the_next_on_its_descriptor(pair: Pair) -> None:
     first, second = threading.Event(), threading.Event()
     first_gone, second_gone = Watched(first), Watched(second)
     watcher = Watcher()
@@ -121,7 +121,7 @@ class Connection:
     """Stands for what a server hands over for a connection."""
 
 
-def test_a_connection_is_watched_for_one_request_after_another(pair: Pair) -> None:
+def test_watcher_watches_a_connection_for_one_request_after_another(pair: Pair) -> None:
     first, second = threading.Event(), threading.Event()
     first_gone, second_gone = Watched(first), Watched(second)
     connection = Connection()
@@ -135,7 +135,7 @@ def test_a_connection_is_watched_for_one_request_after_another(pair: Pair) -> No
     assert not first.is_set()
 
 
-def test_a_connection_that_is_closed_between_two_requests_is_noticed_at_the_next(
+def test_watcher_notices_at_the_next_request_a_close_between_two(
     pair: Pair,
 ) -> None:
     first, second, other_gone = threading.Event(), threading.Event(), threading.Event()
@@ -158,7 +158,7 @@ def test_a_connection_that_is_closed_between_two_requests_is_noticed_at_the_next
 
 
 @pytest.mark.parametrize("lives_on", [True, False], ids=["kept by the server", "gone"])
-def test_the_next_connection_with_the_same_descriptor_is_watched_as_well(
+def test_watcher_watches_the_next_connection_with_the_same_descriptor(
     pair: Pair, lives_on: bool
 ) -> None:
     before, after = threading.Event(), threading.Event()
@@ -182,7 +182,7 @@ def test_the_next_connection_with_the_same_descriptor_is_watched_as_well(
 
 
 @pytest.mark.parametrize("kind", ["closed", "file"])
-def test_what_cannot_be_watched_is_let_be(kind: str, pair: Pair) -> None:
+def test_watcher_lets_be_what_cannot_be_watched(kind: str, pair: Pair) -> None:
     gone = threading.Event()
     watcher = Watcher()
     with open(__file__, "rb") as file:
@@ -277,7 +277,7 @@ def test_watcher_works_at_each_tick(pair: Pair) -> None:
     assert worked.wait(WAIT_SECONDS)
 
 
-def test_where_there_is_no_epoll_nothing_is_noticed(
+def test_watcher_notices_nothing_where_there_is_no_epoll(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "epoll", None)
@@ -290,7 +290,7 @@ def test_where_there_is_no_epoll_nothing_is_noticed(
     assert not gone.is_set()
 
 
-def test_a_forked_child_watches_anew(pair: Pair) -> None:
+def test_watcher_starts_again_in_a_forked_child(pair: Pair) -> None:
     warm, warm_end = socket.socketpair()
     ours, theirs = pair
     with warm, warm_end:
@@ -304,7 +304,7 @@ def test_a_forked_child_watches_anew(pair: Pair) -> None:
         assert os.waitpid(child, 0)[1] == 0
 
 
-def test_the_clients_socket_is_found_where_servers_put_it(
+def test_client_connection_is_found_where_servers_put_it(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, _ = pair
@@ -317,7 +317,7 @@ def test_the_clients_socket_is_found_where_servers_put_it(
     assert client_connection({})[0] == 7
 
 
-def test_what_gevent_has_replaced_is_taken_from_where_gevent_keeps_it(
+def test_unpatched_takes_what_gevent_has_replaced_from_where_gevent_keeps_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = SimpleNamespace(get_original=lambda module, name: (module, name))
@@ -325,5 +325,5 @@ def test_what_gevent_has_replaced_is_taken_from_where_gevent_keeps_it(
     assert unpatched.original("select", "epoll") == ("select", "epoll")
 
 
-def test_what_the_system_does_not_have_is_none() -> None:
+def test_unpatched_is_none_for_what_the_system_does_not_have() -> None:
     assert unpatched.original("select", "no_such_thing") is None

@@ -1,0 +1,1 @@
+"""What happens on the connection to fal, over real TLS."""

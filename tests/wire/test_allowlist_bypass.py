@@ -94,7 +94,7 @@ def upstream() -> Iterator[Upstream]:
         (BOTH, "PUT", "https://queue.fal.run/fal-ai/flux/requests/1/cancel"),
     ],
 )
-def test_what_is_allowed_arrives(
+def test_allowlist_lets_arrive_what_is_allowed(
     upstream: Upstream, options: dict[str, Any], method: str, target: str
 ) -> None:
     assert upstream.call(options, method, target) == ("200", None)
@@ -237,7 +237,7 @@ def test_allowlist_sends_no_other_body(upstream: Upstream, path: str, content: b
         assert upstream.requests == []
 
 
-def test_a_token_for_what_is_allowed_is_asked_for(upstream: Upstream) -> None:
+def test_allowlist_sends_a_token_request_for_what_is_allowed(upstream: Upstream) -> None:
     content = b'{"allowed_apps": ["sd"], "token_expiration": 120}'
     assert upstream.call(WILD, "POST", f"{REST}/tokens/", content) == ("200", None)
     assert len(upstream.requests) == 1
@@ -260,7 +260,7 @@ def test_allowlist_sends_no_body_that_it_cannot_read(
     assert upstream.requests == []
 
 
-def test_a_body_that_is_refused_is_read_so_that_the_next_request_is_in_step(
+def test_allowlist_refusal_reads_the_body_so_that_the_next_request_is_in_step(
     upstream: Upstream,
 ) -> None:
     for target in (VEO, f"{REST}/tokens/"):
@@ -346,7 +346,9 @@ def is_free(method: str, host: str, path: str) -> bool:
 @example(method="PUT", target="https://queue.fal.run/workflows/a/requests/b/cancel")
 @example(method="GET", target="https://queue.fal.run/Comfy/a/b/requests/preview")
 @example(method="GET", target="https://queue.fal.run/comfy/a/requests/b")
-def test_what_arrives_is_free_or_named(upstream: Upstream, method: str, target: str) -> None:
+def test_allowlist_lets_arrive_only_what_is_free_or_named(
+    upstream: Upstream, method: str, target: str
+) -> None:
     status, _ = upstream.call({"allowed_endpoints": PATTERNS}, method, target, b"{}")
     if status != "200":
         assert upstream.requests == []

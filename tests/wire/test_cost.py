@@ -63,7 +63,7 @@ def calls_to_relay(proxy: FalProxy) -> Counter[str]:
     return calls
 
 
-def test_a_request_on_a_kept_connection_takes_few_calls(tmp_path: Path) -> None:
+def test_proxy_takes_few_calls_for_a_request_on_a_kept_connection(tmp_path: Path) -> None:
     with RawServer(answering(*[ANSWER] * 4)) as server:
         proxy = FalProxy(key="k", pool_manager=server.pool_manager(tmp_path))
         # The second is the first one on a kept connection, which urllib3 prepares for.

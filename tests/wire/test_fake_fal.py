@@ -150,7 +150,7 @@ def decoded_png(content: bytes) -> tuple[int, int, bytes]:
 # Models
 
 
-def test_a_run_answers_with_a_picture_that_can_be_fetched(client: Client) -> None:
+def test_fake_fal_run_answers_with_a_picture_that_can_be_fetched(client: Client) -> None:
     response = client.fal("POST", RUN, {"prompt": "a fox", "seed": 7})
 
     assert response.status == 200
@@ -166,7 +166,7 @@ def test_a_run_answers_with_a_picture_that_can_be_fetched(client: Client) -> Non
     assert fetched(image["url"]) == png("a fox", 7, 512, 512)
 
 
-def test_a_picture_is_served_with_its_type_to_pages_of_any_origin(client: Client) -> None:
+def test_fake_fal_picture_is_served_with_its_type_to_pages_of_any_origin(client: Client) -> None:
     url = client.fal("POST", RUN, {"prompt": "a fox"}).json()["images"][0]["url"]
 
     response = ask_open("GET", url)
@@ -175,7 +175,7 @@ def test_a_picture_is_served_with_its_type_to_pages_of_any_origin(client: Client
     assert response.headers["Access-Control-Allow-Origin"] == "*"
 
 
-def test_a_run_by_get_takes_its_input_from_the_query(client: Client) -> None:
+def test_fake_fal_run_by_get_takes_its_input_from_the_query(client: Client) -> None:
     response = client.fal("GET", f"{RUN}?prompt=42&seed=7&num_images=2&image_size=portrait_4_3")
 
     result = response.json()
@@ -184,7 +184,7 @@ def test_a_run_by_get_takes_its_input_from_the_query(client: Client) -> None:
     assert sizes == [(768, 1024)] * 2
 
 
-def test_each_of_several_pictures_is_another_one(client: Client) -> None:
+def test_fake_fal_makes_each_of_several_pictures_another_one(client: Client) -> None:
     result = client.fal("POST", RUN, {"prompt": "a fox", "seed": 7, "num_images": 4}).json()
 
     pictures = [fetched(image["url"]) for image in result["images"]]
@@ -192,7 +192,7 @@ def test_each_of_several_pictures_is_another_one(client: Client) -> None:
     assert len(set(pictures)) == 4
 
 
-def test_without_a_seed_the_prompt_alone_decides(client: Client) -> None:
+def test_fake_fal_picture_is_decided_by_the_prompt_without_a_seed(client: Client) -> None:
     first, again, other = (
         client.fal("POST", RUN, {"prompt": prompt}).json()["seed"]
         for prompt in ("a fox", "a fox", "a hen")
@@ -200,7 +200,7 @@ def test_without_a_seed_the_prompt_alone_decides(client: Client) -> None:
     assert first == again != other
 
 
-def test_a_null_counts_as_not_given(client: Client) -> None:
+def test_fake_fal_takes_null_as_not_given(client: Client) -> None:
     body = {"prompt": "a fox", "seed": None, "num_images": None}
     assert client.fal("POST", RUN, body).status == 200
 
@@ -219,7 +219,7 @@ def test_a_null_counts_as_not_given(client: Client) -> None:
         pytest.param({"width": "33", "height": "1"}, (33, 1), id="object-of-digits"),
     ],
 )
-def test_a_picture_has_the_size_that_was_asked_for(
+def test_fake_fal_picture_has_the_size_that_was_asked_for(
     client: Client, image_size: object, expected: tuple[int, int]
 ) -> None:
     body = {"prompt": "a fox", "image_size": image_size}
@@ -229,7 +229,7 @@ def test_a_picture_has_the_size_that_was_asked_for(
     assert decoded_png(fetched(image["url"]))[:2] == expected
 
 
-def test_a_language_model_answers_with_text(client: Client) -> None:
+def test_fake_fal_language_model_answers_with_text(client: Client) -> None:
     assert client.fal("POST", LLM, {"prompt": "  Why? "}).json() == {
         "output": "You asked: Why? This is the fake fal, so no model has thought about it.",
         "partial": False,
@@ -237,7 +237,7 @@ def test_a_language_model_answers_with_text(client: Client) -> None:
     }
 
 
-def test_a_lone_surrogate_in_a_prompt_comes_back(client: Client) -> None:
+def test_fake_fal_lone_surrogate_in_a_prompt_comes_back(client: Client) -> None:
     response = client.fal("POST", RUN, rb'{"prompt": "a \ud83e"}')
 
     assert response.status == 200
@@ -250,12 +250,12 @@ def test_a_lone_surrogate_in_a_prompt_comes_back(client: Client) -> None:
 
 
 @given(st.text(), st.integers(0, 2**63), st.integers(1, 40), st.integers(1, 40))
-def test_a_picture_is_a_valid_file(prompt: str, seed: int, width: int, height: int) -> None:
+def test_picture_is_a_valid_file(prompt: str, seed: int, width: int, height: int) -> None:
     assert decoded_png(png(prompt, seed, width, height))[:2] == (width, height)
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 100])
-def test_a_picture_in_blocks_is_one_with_fewer_details(block: int) -> None:
+def test_picture_in_blocks_is_one_with_fewer_details(block: int) -> None:
     fine = decoded_png(png("a fox", 7, 16, 8))[2]
 
     width, height, coarse = decoded_png(png("a fox", 7, 16, 8, block=block))
@@ -268,7 +268,7 @@ def test_a_picture_in_blocks_is_one_with_fewer_details(block: int) -> None:
             assert coarse[at : at + 3] == fine[corner : corner + 3]
 
 
-def test_a_picture_is_the_same_in_every_process() -> None:
+def test_picture_is_the_same_in_every_process() -> None:
     pixels = decoded_png(png("a fox", 7, 16, 8))[2]
     assert zlib.crc32(pixels) == 2_140_965_124
 
@@ -281,7 +281,7 @@ def test_a_picture_is_the_same_in_every_process() -> None:
         pytest.param(("a fox", 7, 8, 16), id="size"),
     ],
 )
-def test_a_picture_changes_with(other: tuple[str, int, int, int]) -> None:
+def test_picture_changes_with(other: tuple[str, int, int, int]) -> None:
     assert png("a fox", 7, 16, 8) == png("a fox", 7, 16, 8) != png(*other)
 
 
@@ -298,7 +298,9 @@ def test_a_picture_changes_with(other: tuple[str, int, int, int]) -> None:
         pytest.param({"Authorization": "fake-key-id:fake-key-secret"}, id="no-scheme"),
     ],
 )
-def test_without_the_right_key_the_answer_is_401(client: Client, headers: dict[str, str]) -> None:
+def test_fake_fal_answers_401_without_the_right_key(
+    client: Client, headers: dict[str, str]
+) -> None:
     client.fake.answer_next(200, "{}")
 
     response = client.fal("POST", RUN, {"prompt": "a fox"}, headers=headers)
@@ -309,7 +311,7 @@ def test_without_the_right_key_the_answer_is_401(client: Client, headers: dict[s
     assert response.headers["x-fal-request-id"]
 
 
-def test_the_key_can_be_chosen() -> None:
+def test_fake_fal_key_can_be_chosen() -> None:
     with FakeFal(key="mine") as fake:
         client = Client(fake)
         headers = {"Authorization": "Key mine"}
@@ -403,7 +405,7 @@ def problem(field: str, kind: str, message: str, value: object) -> dict[str, obj
         ),
     ],
 )
-def test_a_wrong_input_is_answered_422(
+def test_fake_fal_answers_422_to_a_wrong_input(
     client: Client, body: object, expected: dict[str, object]
 ) -> None:
     response = client.fal("POST", RUN, body)
@@ -422,7 +424,7 @@ def test_a_wrong_input_is_answered_422(
         pytest.param(b"null", "model_type", "Input should be an object", id="null"),
     ],
 )
-def test_content_that_is_no_json_object_is_answered_422(
+def test_fake_fal_answers_422_to_content_that_is_no_json_object(
     client: Client, content: bytes, kind: str, message: str
 ) -> None:
     response = client.fal("POST", RUN, content)
@@ -433,7 +435,7 @@ def test_content_that_is_no_json_object_is_answered_422(
     assert problem["msg"].startswith(message)
 
 
-def test_a_model_that_fails_tells_of_each_field(client: Client) -> None:
+def test_fake_fal_model_that_fails_tells_of_each_field(client: Client) -> None:
     response = client.fal("POST", "https://fal.run/fal-ai/fails", {"prompt": "a fox"})
 
     assert response.status == 422
@@ -446,7 +448,7 @@ def test_a_model_that_fails_tells_of_each_field(client: Client) -> None:
 
 @pytest.mark.parametrize("begin", ["https://", "http://", "data:"])
 @pytest.mark.parametrize("path", ["dev", "dev/image-to-image"])
-def test_a_picture_to_start_from_is_a_url(client: Client, path: str, begin: str) -> None:
+def test_fake_fal_picture_to_start_from_is_a_url(client: Client, path: str, begin: str) -> None:
     body = {"prompt": "a fox", "image_url": f"{begin}a"}
     assert client.fal("POST", f"https://fal.run/fal-ai/flux/{path}", body).status == 200
 
@@ -459,7 +461,7 @@ def test_a_picture_to_start_from_is_a_url(client: Client, path: str, begin: str)
         pytest.param("dev/image-to-image", {}, "missing", id="none-where-it-is-needed"),
     ],
 )
-def test_a_picture_to_start_from_that_is_no_url_is_answered_422(
+def test_fake_fal_answers_422_to_a_picture_to_start_from_that_is_no_url(
     client: Client, path: str, body: dict[str, object], kind: str
 ) -> None:
     url = f"https://fal.run/fal-ai/flux/{path}"
@@ -490,7 +492,7 @@ def test_a_picture_to_start_from_that_is_no_url_is_answered_422(
         pytest.param("GET", TOKENS, 405, "Method Not Allowed", id="token-by-get"),
     ],
 )
-def test_fal_does_not_answer_this(
+def test_fake_fal_does_not_answer_what_fal_does_not(
     client: Client, method: str, url: str, status: int, detail: str
 ) -> None:
     response = client.fal(method, url)
@@ -514,7 +516,7 @@ def test_fal_does_not_answer_this(
         pytest.param("POST", "/fal-ai/flux/dev", 404, id="model"),
     ],
 )
-def test_the_open_part_does_not_answer_this(
+def test_fake_fal_open_part_answers_nothing_else(
     fake: FakeFal, method: str, path: str, status: int
 ) -> None:
     response = ask_open(method, fake.url + path)
@@ -524,14 +526,14 @@ def test_the_open_part_does_not_answer_this(
 
 
 @pytest.mark.parametrize("path", ["fal-ai//any-llm", "fal-ai/any-llm/", "/fal-ai/any-llm"])
-def test_slashes_in_an_endpoint_are_taken_as_they_come(client: Client, path: str) -> None:
+def test_fake_fal_takes_slashes_in_an_endpoint_as_they_come(client: Client, path: str) -> None:
     assert client.fal("POST", f"https://fal.run/{path}", {"prompt": "Why?"}).status == 200
 
 
 # Streams
 
 
-def test_a_stream_of_a_picture_goes_on_by_advance(client: Client) -> None:
+def test_fake_fal_stream_of_a_picture_goes_on_by_advance(client: Client) -> None:
     events = client.events("POST", f"{RUN}/stream", {"prompt": "a fox", "seed": 7})
 
     assert next(events)["progress"] == 0.2
@@ -546,7 +548,7 @@ def test_a_stream_of_a_picture_goes_on_by_advance(client: Client) -> None:
     assert fetched(last["images"][0]["url"]) == png("a fox", 7, 512, 512)
 
 
-def test_a_stream_of_a_picture_shows_it_ever_finer(client: Client) -> None:
+def test_fake_fal_stream_of_a_picture_shows_it_ever_finer(client: Client) -> None:
     for _ in range(4):
         client.fake.advance()
     body = {"prompt": "a fox", "seed": 7, "image_size": "landscape_16_9"}
@@ -560,7 +562,7 @@ def test_a_stream_of_a_picture_shows_it_ever_finer(client: Client) -> None:
     ]
 
 
-def test_a_stream_goes_on_by_a_post_to_the_open_part(client: Client) -> None:
+def test_fake_fal_stream_goes_on_by_a_post_to_the_open_part(client: Client) -> None:
     events = client.events("GET", f"{RUN}/stream?prompt=a+fox")
 
     next(events)
@@ -571,7 +573,7 @@ def test_a_stream_goes_on_by_a_post_to_the_open_part(client: Client) -> None:
 
 
 @pytest.mark.parametrize("model", ["fal-ai/slow", "fal-ai/slow-llm"])
-def test_a_slow_model_streams_for_long(client: Client, model: str) -> None:
+def test_fake_fal_slow_model_streams_for_long(client: Client, model: str) -> None:
     for _ in range(60):
         client.fake.advance()
     body = {"prompt": "a fox", "image_size": {"width": 8, "height": 8}}
@@ -581,7 +583,7 @@ def test_a_slow_model_streams_for_long(client: Client, model: str) -> None:
     assert len(list(events)) == 61
 
 
-def test_a_stream_of_text_grows(client: Client) -> None:
+def test_fake_fal_stream_of_text_grows(client: Client) -> None:
     for _ in range(4):
         client.fake.advance()
     *partial, last = client.events("POST", f"{LLM}/stream", {"prompt": "Why not?"})
@@ -597,21 +599,21 @@ def test_a_stream_of_text_grows(client: Client) -> None:
 @pytest.mark.parametrize(
     "step_seconds", [pytest.param(0, id="no-time"), pytest.param(1e-9, id="hardly-any")]
 )
-def test_a_stream_goes_on_by_itself(step_seconds: float) -> None:
+def test_fake_fal_stream_goes_on_by_itself(step_seconds: float) -> None:
     with FakeFal(step_seconds=step_seconds) as fake:
         client = Client(fake)
         assert len(list(client.events("POST", f"{RUN}/stream", {"prompt": "a fox"}))) == 5
         client.close()
 
 
-def test_a_wrong_input_is_answered_422_before_a_stream_begins(client: Client) -> None:
+def test_fake_fal_answers_422_to_a_wrong_input_before_a_stream_begins(client: Client) -> None:
     assert client.fal("POST", f"{RUN}/stream", {}).status == 422
 
 
 # The queue
 
 
-def test_a_submitted_request_is_second_in_line(client: Client) -> None:
+def test_fake_fal_submitted_request_is_second_in_line(client: Client) -> None:
     response = client.fal("POST", QUEUE, {"prompt": "a fox"})
 
     assert response.status == 200
@@ -629,7 +631,7 @@ def test_a_submitted_request_is_second_in_line(client: Client) -> None:
     assert response.headers["x-fal-request-id"] == request_id
 
 
-def test_each_look_at_a_status_is_a_step(client: Client) -> None:
+def test_fake_fal_takes_each_look_at_a_status_for_a_step(client: Client) -> None:
     queued = client.submit({"prompt": "a fox"})
 
     looks = [client.fal("GET", queued["status_url"]) for _ in range(8)]
@@ -651,7 +653,7 @@ def test_each_look_at_a_status_is_a_step(client: Client) -> None:
     assert "logs" not in looks[-1].json()
 
 
-def test_a_status_has_all_logs_so_far(client: Client) -> None:
+def test_fake_fal_status_has_all_logs_so_far(client: Client) -> None:
     queued = client.submit({"prompt": "a fox"})
 
     looks = [client.fal("GET", queued["status_url"] + "?logs=1").json() for _ in range(7)]
@@ -669,7 +671,7 @@ def test_a_status_has_all_logs_so_far(client: Client) -> None:
     assert set(looks[-1]["logs"][0]) == {"message", "level", "source", "timestamp"}
 
 
-def test_a_slow_model_takes_many_steps(client: Client) -> None:
+def test_fake_fal_slow_model_takes_many_steps(client: Client) -> None:
     queued = client.submit({"prompt": "a fox"}, "https://queue.fal.run/fal-ai/slow")
 
     looks = [client.fal("GET", queued["status_url"] + "?logs=1").json() for _ in range(65)]
@@ -682,7 +684,7 @@ def test_a_slow_model_takes_many_steps(client: Client) -> None:
     assert looks[-1]["logs"][-1]["message"] == "step 60 of 60"
 
 
-def test_a_status_stream_has_the_logs_that_are_new(client: Client) -> None:
+def test_fake_fal_status_stream_has_the_logs_that_are_new(client: Client) -> None:
     queued = client.submit({"prompt": "a fox"})
     for _ in range(6):
         client.fake.advance()
@@ -705,7 +707,7 @@ def test_a_status_stream_has_the_logs_that_are_new(client: Client) -> None:
     ]
 
 
-def test_a_status_stream_is_silent_on_logs_that_were_not_asked_for(client: Client) -> None:
+def test_fake_fal_status_stream_is_silent_on_logs_that_were_not_asked_for(client: Client) -> None:
     queued = client.submit({"prompt": "a fox"})
     client.finish(queued)
 
@@ -718,7 +720,7 @@ def test_a_status_stream_is_silent_on_logs_that_were_not_asked_for(client: Clien
     assert "logs" not in event
 
 
-def test_there_is_no_result_before_the_request_is_done(client: Client) -> None:
+def test_fake_fal_has_no_result_before_the_request_is_done(client: Client) -> None:
     queued = client.submit({"prompt": "a fox"})
 
     response = client.fal("GET", queued["response_url"])
@@ -728,7 +730,7 @@ def test_there_is_no_result_before_the_request_is_done(client: Client) -> None:
     assert response.headers["x-fal-request-id"] == queued["request_id"]
 
 
-def test_the_result_is_what_a_run_gives(client: Client) -> None:
+def test_fake_fal_result_is_what_a_run_gives(client: Client) -> None:
     queued = client.submit({"prompt": "a fox", "seed": 7})
     client.finish(queued)
 
@@ -742,7 +744,7 @@ def test_the_result_is_what_a_run_gives(client: Client) -> None:
     assert pictures[0] == pictures[1]
 
 
-def test_a_wrong_input_in_the_queue_is_told_with_the_result(client: Client) -> None:
+def test_fake_fal_tells_a_wrong_input_in_the_queue_with_the_result(client: Client) -> None:
     queued = client.submit({"prompt": ""})
     client.finish(queued)
 
@@ -752,7 +754,7 @@ def test_a_wrong_input_in_the_queue_is_told_with_the_result(client: Client) -> N
     assert response.json()["detail"][0]["type"] == "string_too_short"
 
 
-def test_a_cancelled_request_ends_without_a_result(client: Client) -> None:
+def test_fake_fal_cancelled_request_ends_without_a_result(client: Client) -> None:
     queued = client.submit({"prompt": "a fox"})
 
     response = client.fal("PUT", queued["cancel_url"])
@@ -768,7 +770,7 @@ def test_a_cancelled_request_ends_without_a_result(client: Client) -> None:
     assert result.json() == {"detail": "Request was cancelled"}
 
 
-def test_a_request_that_is_done_cannot_be_cancelled(client: Client) -> None:
+def test_fake_fal_request_that_is_done_cannot_be_cancelled(client: Client) -> None:
     queued = client.submit({"prompt": "a fox"})
     client.finish(queued)
 
@@ -779,7 +781,7 @@ def test_a_request_that_is_done_cannot_be_cancelled(client: Client) -> None:
     assert client.fal("GET", queued["response_url"]).status == 200
 
 
-def test_a_request_is_cancelled_once(client: Client) -> None:
+def test_fake_fal_request_is_cancelled_once(client: Client) -> None:
     queued = client.submit({"prompt": "a fox"})
     client.fal("PUT", queued["cancel_url"])
 
@@ -797,7 +799,7 @@ def test_a_request_is_cancelled_once(client: Client) -> None:
         pytest.param("comfy/me/flow", "comfy/me/flow", id="comfy"),
     ],
 )
-def test_a_request_is_found_under_its_app(client: Client, endpoint: str, app: str) -> None:
+def test_fake_fal_request_is_found_under_its_app(client: Client, endpoint: str, app: str) -> None:
     queued = client.submit({"prompt": "a fox"}, f"https://queue.fal.run/{endpoint}")
 
     url = f"https://queue.fal.run/{app}/requests/{queued['request_id']}"
@@ -808,7 +810,7 @@ def test_a_request_is_found_under_its_app(client: Client, endpoint: str, app: st
 @pytest.mark.parametrize(
     "app", ["fal-ai/other", "fal-ai/flux/dev", "other/flux", "workflows/fal-ai/flux"]
 )
-def test_a_request_is_not_found_under_another_app(client: Client, app: str) -> None:
+def test_fake_fal_request_is_not_found_under_another_app(client: Client, app: str) -> None:
     request_id = client.submit({"prompt": "a fox"})["request_id"]
 
     url = f"https://queue.fal.run/{app}/requests/{request_id}/status"
@@ -826,7 +828,9 @@ def test_a_request_is_not_found_under_another_app(client: Client, app: str) -> N
         pytest.param(0, True, id="no-time"),
     ],
 )
-def test_a_request_that_nobody_looks_at_ends_by_time(step_seconds: float, is_done: bool) -> None:
+def test_fake_fal_request_that_nobody_looks_at_ends_by_time(
+    step_seconds: float, is_done: bool
+) -> None:
     assert QueuedRequest("a/b/c", "a/b", {}, step_seconds).is_done == is_done
 
 
@@ -841,7 +845,9 @@ def test_a_request_that_nobody_looks_at_ends_by_time(step_seconds: float, is_don
         pytest.param(1e9, "COMPLETED", None, id="long-ago"),
     ],
 )
-def test_a_request_moves_a_step_in_each_span(age: float, status: str, position: int | None) -> None:
+def test_fake_fal_request_moves_a_step_in_each_span(
+    age: float, status: str, position: int | None
+) -> None:
     queued = QueuedRequest("a/b/c", "a/b", {}, HOUR, _submitted=monotonic() - age * HOUR)
 
     answer, _ = queued.look()
@@ -849,7 +855,7 @@ def test_a_request_moves_a_step_in_each_span(age: float, status: str, position: 
     assert (answer["status"], answer.get("queue_position")) == (status, position)
 
 
-def test_a_queue_without_waiting_is_done_at_the_first_look() -> None:
+def test_fake_fal_queue_without_waiting_is_done_at_the_first_look() -> None:
     with FakeFal(step_seconds=0) as fake:
         client = Client(fake)
         queued = client.submit({"prompt": "a fox"})
@@ -860,7 +866,7 @@ def test_a_queue_without_waiting_is_done_at_the_first_look() -> None:
 # Uploads
 
 
-def test_an_upload_is_served_as_it_came(client: Client) -> None:
+def test_fake_fal_upload_is_served_as_it_came(client: Client) -> None:
     body = {"file_name": "my fox.png", "content_type": "image/x-fox"}
     answer = client.fal("POST", INITIATE, body).json()
     assert answer["file_url"].endswith("/my%20fox.png")
@@ -887,7 +893,7 @@ def test_an_upload_is_served_as_it_came(client: Client) -> None:
 )
 @pytest.mark.parametrize("path", ["initiate", "initiate-multipart"])
 @pytest.mark.parametrize("host", ["rest.fal.ai", "rest.alpha.fal.ai"])
-def test_a_file_has_a_name_in_its_url(
+def test_fake_fal_file_has_a_name_in_its_url(
     client: Client, host: str, path: str, file_name: str | None, name: str
 ) -> None:
     url = f"https://{host}/storage/upload/{path}"
@@ -916,7 +922,7 @@ def started_upload(client: Client) -> tuple[str, str]:
 _PARTS: Final = [{"partNumber": 1, "etag": "etag-1"}, {"partNumber": 2, "etag": "etag-2"}]
 
 
-def test_parts_make_a_file_in_the_order_of_their_numbers(client: Client) -> None:
+def test_fake_fal_makes_a_file_of_parts_in_the_order_of_their_numbers(client: Client) -> None:
     upload_url, file_url = started_upload(client)
 
     content = json.dumps({"parts": _PARTS}).encode()
@@ -940,7 +946,7 @@ def test_parts_make_a_file_in_the_order_of_their_numbers(client: Client) -> None
         pytest.param({"parts": [_PARTS[0], {"partNumber": 2, "etag": "x"}]}, id="wrong-etag"),
     ],
 )
-def test_parts_that_do_not_match_are_answered_400(client: Client, content: object) -> None:
+def test_fake_fal_answers_400_to_parts_that_do_not_match(client: Client, content: object) -> None:
     upload_url, file_url = started_upload(client)
 
     response = ask_open("POST", f"{upload_url}/complete", json.dumps(content).encode())
@@ -950,14 +956,14 @@ def test_parts_that_do_not_match_are_answered_400(client: Client, content: objec
     assert fetched(file_url) == b""
 
 
-def test_an_upload_is_completed_with_json(client: Client) -> None:
+def test_fake_fal_upload_is_completed_with_json(client: Client) -> None:
     upload_url, _ = started_upload(client)
 
     assert ask_open("POST", f"{upload_url}/complete", b"[]").status == 422
 
 
 @pytest.mark.parametrize("path", ["/upload/1", "/upload/1/1", "/upload/1/complete", "/anything"])
-def test_a_preflight_is_answered_for_all_origins(fake: FakeFal, path: str) -> None:
+def test_fake_fal_preflight_is_answered_for_all_origins(fake: FakeFal, path: str) -> None:
     headers = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "PUT"}
 
     response = ask_open("OPTIONS", fake.url + path, headers=headers)
@@ -979,7 +985,7 @@ def test_a_preflight_is_answered_for_all_origins(fake: FakeFal, path: str) -> No
         pytest.param("https://rest.alpha.fal.ai/tokens/", id="old-host"),
     ],
 )
-def test_a_token_is_text_for_the_apps(client: Client, url: str) -> None:
+def test_fake_fal_token_is_text_for_the_apps(client: Client, url: str) -> None:
     response = client.fal("POST", url, {"allowed_apps": ["flux", "sdxl"]})
 
     assert response.status == 200
@@ -994,7 +1000,7 @@ def test_a_token_is_text_for_the_apps(client: Client, url: str) -> None:
         pytest.param({"allowed_apps": "flux"}, "flux", id="text"),
     ],
 )
-def test_a_token_needs_apps(client: Client, body: object, value: object) -> None:
+def test_fake_fal_token_needs_apps(client: Client, body: object, value: object) -> None:
     response = client.fal("POST", TOKENS, body)
 
     assert response.status == 422
@@ -1013,7 +1019,7 @@ def test_a_token_needs_apps(client: Client, body: object, value: object) -> None
 # Scripted answers
 
 
-def test_the_next_answers_can_be_scripted(client: Client) -> None:
+def test_fake_fal_next_answers_can_be_scripted(client: Client) -> None:
     client.fake.answer_next(429, '{"detail": "slow down"}', retry_after="1")
     client.fake.answer_next(200, "plain", content_type="text/plain", x_fal_request_id="mine")
 
@@ -1032,7 +1038,7 @@ def test_the_next_answers_can_be_scripted(client: Client) -> None:
 
 
 @pytest.mark.parametrize("data", [{"detail": "slow down"}, {}, ["a", {"b": None}], []])
-def test_a_scripted_answer_of_what_json_holds_is_json(client: Client, data: Any) -> None:
+def test_fake_fal_scripted_answer_of_what_json_holds_is_json(client: Client, data: Any) -> None:
     client.fake.answer_next(HTTPStatus.TOO_MANY_REQUESTS, data)
 
     answer = client.fal("POST", RUN, {"prompt": "a fox"})
@@ -1041,7 +1047,7 @@ def test_a_scripted_answer_of_what_json_holds_is_json(client: Client, data: Any)
     assert answer.headers["Content-Type"] == "application/json"
 
 
-def test_a_scripted_answer_as_json_can_have_another_content_type(client: Client) -> None:
+def test_fake_fal_scripted_answer_as_json_can_have_another_content_type(client: Client) -> None:
     client.fake.answer_next(200, {"a": 1}, content_type="application/problem+json")
 
     answer = client.fal("POST", RUN)
@@ -1051,7 +1057,7 @@ def test_a_scripted_answer_as_json_can_have_another_content_type(client: Client)
 
 
 @pytest.mark.parametrize("status", [200, 599])
-def test_a_scripted_answer_can_have_any_final_status(client: Client, status: int) -> None:
+def test_fake_fal_scripted_answer_can_have_any_final_status(client: Client, status: int) -> None:
     client.fake.answer_next(status, "{}")
 
     assert client.fal("POST", RUN).status == status
@@ -1064,7 +1070,7 @@ def test_a_scripted_answer_can_have_any_final_status(client: Client, status: int
         *((status, TypeError) for status in ("429", "429 Slow Down", 429.0, True, None)),
     ],
 )
-def test_a_scripted_answer_needs_a_status(
+def test_fake_fal_scripted_answer_needs_a_status(
     client: Client, status: Any, error: type[Exception]
 ) -> None:
     message = f"status must be a number from 200 to 599, not {status!r}"
@@ -1083,7 +1089,7 @@ def test_a_scripted_answer_needs_a_status(
         pytest.param([math.inf], ValueError, "not JSON compliant", id="infinite"),
     ],
 )
-def test_a_scripted_answer_needs_text_or_json(
+def test_fake_fal_scripted_answer_needs_text_or_json(
     client: Client, data: Any, error: type[Exception], says: str
 ) -> None:
     with pytest.raises(error, match=re.escape(says)):
@@ -1092,7 +1098,7 @@ def test_a_scripted_answer_needs_text_or_json(
     assert client.fal("POST", RUN, {"prompt": "a fox"}).status == 200
 
 
-def test_a_scripted_answer_is_not_for_the_open_part(client: Client) -> None:
+def test_fake_fal_scripted_answer_is_not_for_the_open_part(client: Client) -> None:
     client.fake.answer_next(500)
 
     assert ask_open("GET", f"{client.fake.url}/files/1/a.png").status == 404
@@ -1102,7 +1108,7 @@ def test_a_scripted_answer_is_not_for_the_open_part(client: Client) -> None:
 # Records
 
 
-def test_an_answer_that_has_nothing_to_close_is_noted_too(client: Client) -> None:
+def test_fake_fal_answer_that_has_nothing_to_close_is_noted_too(client: Client) -> None:
     client.fake._app.answer_next(Response([b"{}"], direct_passthrough=True))
 
     assert client.fal("POST", RUN).data == b"{}"
@@ -1112,7 +1118,7 @@ def test_an_answer_that_has_nothing_to_close_is_noted_too(client: Client) -> Non
     assert record.finished
 
 
-def test_a_request_is_recorded(client: Client) -> None:
+def test_fake_fal_request_is_recorded(client: Client) -> None:
     client.fal("POST", f"{LLM}?a=1", {"prompt": "Why?"}, headers={**client.headers, "X-Other": "1"})
 
     (record,) = client.fake.requests
@@ -1130,7 +1136,9 @@ def test_a_request_is_recorded(client: Client) -> None:
     "request_target",
     ["/", "//", "//fal-ai/llm", "/a//b", "/a/../b", "/a%2fb?c=%20", "/?", "/a?b?c=/../d"],
 )
-def test_a_request_target_is_recorded_byte_for_byte(fake: FakeFal, request_target: str) -> None:
+def test_fake_fal_request_target_is_recorded_byte_for_byte(
+    fake: FakeFal, request_target: str
+) -> None:
     connection = connected(fake)
 
     connection.send(
@@ -1142,7 +1150,7 @@ def test_a_request_target_is_recorded_byte_for_byte(fake: FakeFal, request_targe
     assert [record.request_target for record in fake.requests] == [request_target]
 
 
-def test_a_chunked_content_is_recorded_whole(fake: FakeFal) -> None:
+def test_fake_fal_chunked_content_is_recorded_whole(fake: FakeFal) -> None:
     connection = connected(fake)
 
     connection.send(
@@ -1155,7 +1163,7 @@ def test_a_chunked_content_is_recorded_whole(fake: FakeFal) -> None:
     assert [record.body for record in fake.requests] == [b"{} "]
 
 
-def test_what_is_refused_is_recorded_too(client: Client) -> None:
+def test_fake_fal_records_what_it_refuses_too(client: Client) -> None:
     client.fal("POST", RUN, b"{", headers={})
 
     (record,) = client.fake.requests
@@ -1163,13 +1171,13 @@ def test_what_is_refused_is_recorded_too(client: Client) -> None:
         record.json()
 
 
-def test_the_open_part_is_not_recorded(fake: FakeFal) -> None:
+def test_fake_fal_open_part_is_not_recorded(fake: FakeFal) -> None:
     ask_open("GET", f"{fake.url}/files/1/a.png")
 
     assert fake.requests == []
 
 
-def test_a_record_does_not_show_its_content_and_headers() -> None:
+def test_fake_fal_record_does_not_show_its_content_and_headers() -> None:
     record = RecordedRequest("POST", "fal.run", "/x", {"authorization": "Key k"}, b"private")
 
     assert repr(record) == (
@@ -1181,7 +1189,7 @@ def connected(fake: FakeFal) -> Connection:
     return Connection(socket.create_connection(("127.0.0.1", fake.port), WAIT_SECONDS), 1)
 
 
-def test_a_client_that_goes_away_in_mid_stream_is_noted(fake: FakeFal) -> None:
+def test_fake_fal_client_that_goes_away_in_mid_stream_is_noted(fake: FakeFal) -> None:
     connection = connected(fake)
     connection.send(
         b"GET /fal-ai/flux/stream?prompt=a HTTP/1.1\r\n"
@@ -1203,7 +1211,7 @@ def test_a_client_that_goes_away_in_mid_stream_is_noted(fake: FakeFal) -> None:
 # Starting and stopping
 
 
-def test_stop_lets_streams_run_to_their_end(client: Client) -> None:
+def test_fake_fal_stop_lets_streams_run_to_their_end(client: Client) -> None:
     events = client.events("POST", f"{RUN}/stream", {"prompt": "a fox"})
     next(events)
 
@@ -1215,7 +1223,7 @@ def test_stop_lets_streams_run_to_their_end(client: Client) -> None:
     assert record.finished
 
 
-def test_stop_ends_the_wait_for_a_step_that_takes_long() -> None:
+def test_fake_fal_stop_ends_the_wait_for_a_step_that_takes_long() -> None:
     with FakeFal(step_seconds=HOUR) as fake:
         client = Client(fake)
         events = client.events("POST", f"{RUN}/stream", {"prompt": "a fox"})
@@ -1224,27 +1232,27 @@ def test_stop_ends_the_wait_for_a_step_that_takes_long() -> None:
     client.close()
 
 
-def test_what_has_stopped_answers_nobody(client: Client) -> None:
+def test_fake_fal_that_has_stopped_answers_nobody(client: Client) -> None:
     client.fake.stop()
 
     with pytest.raises(NewConnectionError):
         client.fal("POST", RUN, {"prompt": "a fox"})
 
 
-def test_a_client_that_never_shakes_hands_holds_nobody_up() -> None:
+def test_fake_fal_is_not_held_up_by_a_client_that_never_shakes_hands() -> None:
     with FakeFal(tls=True) as fake, socket.create_connection(("127.0.0.1", fake.port)):
         client = Client(fake)
         assert client.fal("POST", RUN, {"prompt": "a fox"}).status == 200
         client.close()
 
 
-def test_what_never_started_can_be_stopped() -> None:
+def test_fake_fal_that_never_started_can_be_stopped() -> None:
     FakeFal().stop()
 
 
 @pytest.mark.parametrize("started", [True, False])
 @pytest.mark.parametrize("tls", [False, True])
-def test_stop_closes_each_socket_once(
+def test_fake_fal_stop_closes_each_socket_once(
     monkeypatch: pytest.MonkeyPatch, tls: bool, started: bool
 ) -> None:
     closed: list[int] = []
@@ -1265,12 +1273,12 @@ def test_stop_closes_each_socket_once(
             socket.create_connection(("127.0.0.1", port), WAIT_SECONDS)
 
 
-def test_stopping_twice_is_stopping(fake: FakeFal) -> None:
+def test_fake_fal_can_be_stopped_twice(fake: FakeFal) -> None:
     fake.stop()
     fake.stop()
 
 
-def test_the_port_can_be_chosen(fake: FakeFal) -> None:
+def test_fake_fal_port_can_be_chosen(fake: FakeFal) -> None:
     port = fake.port
     fake.stop()
 
@@ -1279,7 +1287,7 @@ def test_the_port_can_be_chosen(fake: FakeFal) -> None:
         assert ask_open("GET", again.url).status == 404
 
 
-def test_without_tls_there_is_one_port_and_no_authority(fake: FakeFal) -> None:
+def test_fake_fal_without_tls_has_one_port_and_no_authority(fake: FakeFal) -> None:
     assert fake.url == f"http://127.0.0.1:{fake.port}"
     assert fake.ca_file is None
 
@@ -1290,7 +1298,9 @@ def test_without_tls_there_is_one_port_and_no_authority(fake: FakeFal) -> None:
 @pytest.mark.parametrize(
     "host", ["fal.run", "queue.fal.run", "fal.ai", "rest.fal.ai", "rest.alpha.fal.ai"]
 )
-def test_with_tls_it_is_verified_as_fal(fal: FakeFal, host: str, network: NetworkGuard) -> None:
+def test_fake_fal_with_tls_is_verified_as_fal(
+    fal: FakeFal, host: str, network: NetworkGuard
+) -> None:
     client = Client(fal)
     fal.answer_next(200, "{}")
 
@@ -1302,7 +1312,7 @@ def test_with_tls_it_is_verified_as_fal(fal: FakeFal, host: str, network: Networ
     client.close()
 
 
-def test_with_tls_it_does_not_pass_for_anybody_else(fal: FakeFal) -> None:
+def test_fake_fal_with_tls_does_not_pass_for_anybody_else(fal: FakeFal) -> None:
     client = Client(fal)
 
     with pytest.raises(SSLError, match=r"evil\.example"):
@@ -1312,7 +1322,7 @@ def test_with_tls_it_does_not_pass_for_anybody_else(fal: FakeFal) -> None:
     client.close()
 
 
-def test_with_tls_files_are_plain(fal: FakeFal) -> None:
+def test_fake_fal_with_tls_serves_files_in_the_clear(fal: FakeFal) -> None:
     client = Client(fal)
     url = client.fal("POST", RUN, {"prompt": "a fox", "seed": 7}).json()["images"][0]["url"]
 
@@ -1322,7 +1332,7 @@ def test_with_tls_files_are_plain(fal: FakeFal) -> None:
     client.close()
 
 
-def test_tls_leaves_nothing_behind() -> None:
+def test_fake_fal_with_tls_leaves_nothing_behind() -> None:
     with FakeFal(tls=True) as fake:
         assert fake.ca_file is not None
         directory = Path(fake.ca_file).parent
@@ -1330,7 +1340,7 @@ def test_tls_leaves_nothing_behind() -> None:
     assert not directory.exists()
 
 
-def test_tls_without_trustme_is_an_import_error_and_leaves_nothing_open(
+def test_fake_fal_with_tls_needs_trustme_and_leaves_nothing_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
@@ -1342,14 +1352,14 @@ def test_tls_without_trustme_is_an_import_error_and_leaves_nothing_open(
     gc.collect()
 
 
-def test_what_has_not_started_makes_no_pool_manager() -> None:
+def test_fake_fal_that_has_not_started_makes_no_pool_manager() -> None:
     fake = FakeFal()
     with pytest.raises(RuntimeError, match="has not been started"):
         fake.pool_manager()
     fake.stop()
 
 
-def test_streams_that_were_left_do_not_take_the_next_ones_steps() -> None:
+def test_fake_fal_streams_that_were_left_do_not_take_the_next_ones_steps() -> None:
     with FakeFal(step_seconds=None) as fal:
         headers = {"Host": "fal.run", "Authorization": f"Key {fal.key}"}
 

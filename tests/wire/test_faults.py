@@ -944,7 +944,7 @@ def assert_outcome(seen: Seen, outcome: Outcome) -> None:
 
 
 @every_fault
-def test_a_fault_has_its_outcome_and_the_next_request_is_answered_right(
+def test_fault_has_its_outcome_and_the_next_request_is_answered_right(
     fault: Fault, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -979,9 +979,7 @@ BY_BYTES = [case for case in FAULTS if is_the_same_byte_by_byte(case.values[0])]
 
 
 @pytest.mark.parametrize("fault", BY_BYTES)
-def test_a_fault_has_the_same_outcome_when_it_comes_byte_by_byte(
-    fault: Fault, tmp_path: Path
-) -> None:
+def test_fault_has_its_outcome_byte_by_byte_too(fault: Fault, tmp_path: Path) -> None:
     if fault.piecemeal is not None:
         fault = replace(fault, outcome=fault.piecemeal)
     first, second = meet(fault, tmp_path, byte_by_byte=True)
@@ -990,7 +988,7 @@ def test_a_fault_has_the_same_outcome_when_it_comes_byte_by_byte(
 
 
 @every_fault
-def test_no_fault_shows_the_key(
+def test_fault_does_not_show_the_key(
     fault: Fault,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -1014,7 +1012,7 @@ def test_no_fault_shows_the_key(
     assert [text for text in told if KEY in text or KEY[3:] in text] == []
 
 
-def test_the_table_is_as_long_as_it_says_and_no_row_is_there_twice() -> None:
+def test_fault_table_is_as_long_as_it_says_and_has_no_row_twice() -> None:
     names = [case.id for case in FAULTS]
     assert len(names) == len(set(names)) >= 70
     wires = [

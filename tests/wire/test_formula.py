@@ -27,7 +27,9 @@ def hello(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     return [b"hello"]
 
 
-def test_point_1_one_endpoint_takes_all_requests_at_api_fal_proxy_by_default(fal: FakeFal) -> None:
+def test_formula_point_1_one_endpoint_takes_all_requests_at_api_fal_proxy_by_default(
+    fal: FakeFal,
+) -> None:
     app = webtest.TestApp(
         FalProxyMiddleware(hello, key=fal.key, pool_manager=fal.pool_manager()), lint=True
     )
@@ -38,7 +40,7 @@ def test_point_1_one_endpoint_takes_all_requests_at_api_fal_proxy_by_default(fal
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_point_2_get_and_post_are_supported(
+def test_formula_point_2_get_and_post_are_supported(
     app: webtest.TestApp, fal: FakeFal, method: str
 ) -> None:
     app.request("/", method=method, headers={TARGET: RUN}, status="*")
@@ -46,7 +48,7 @@ def test_point_2_get_and_post_are_supported(
 
 
 @pytest.mark.parametrize("method", ["DELETE", "HEAD", "OPTIONS", "PATCH", "PUT", "TRACE", "FOO"])
-def test_point_2_any_other_method_is_405_with_allow(
+def test_formula_point_2_any_other_method_is_405_with_allow(
     proxy: FalProxy, fal: FakeFal, method: str
 ) -> None:
     # Without the lint, which does not know every method.
@@ -58,7 +60,7 @@ def test_point_2_any_other_method_is_405_with_allow(
 
 
 @pytest.mark.parametrize("prefix", ["", "workflows/", "comfy/"])
-def test_point_2_put_is_relayed_for_a_queue_cancel(
+def test_formula_point_2_put_is_relayed_for_a_queue_cancel(
     app: webtest.TestApp, fal: FakeFal, prefix: str
 ) -> None:
     target = f"https://queue.fal.run/{prefix}fal-ai/flux/requests/1/cancel"
@@ -79,7 +81,7 @@ def test_point_2_put_is_relayed_for_a_queue_cancel(
         "https://rest.fal.ai/a/b/requests/1/cancel",
     ],
 )
-def test_point_2_every_other_put_is_405(
+def test_formula_point_2_every_other_put_is_405(
     app: webtest.TestApp, fal: FakeFal, target: str | None
 ) -> None:
     headers = {} if target is None else {TARGET: target}
@@ -91,7 +93,7 @@ def test_point_2_every_other_put_is_405(
 @pytest.mark.parametrize(
     "headers", [{}, {TARGET: ""}, {TARGET: " "}], ids=["none", "empty", "blank"]
 )
-def test_point_3_no_target_is_400(
+def test_formula_point_3_no_target_is_400(
     app: webtest.TestApp, fal: FakeFal, headers: dict[str, str]
 ) -> None:
     assert app.get("/", headers=headers, status=400).json["reason"] == "target_missing"
@@ -108,7 +110,7 @@ def test_point_3_no_target_is_400(
         ("https://evilfal.run/", "target_host_not_allowed"),
     ],
 )
-def test_point_3_a_target_that_is_no_url_or_not_fals_is_412(
+def test_formula_point_3_a_target_that_is_no_url_or_not_fals_is_412(
     app: webtest.TestApp, fal: FakeFal, target: str, reason: str
 ) -> None:
     assert app.get("/", headers={TARGET: target}, status=412).json["reason"] == reason
@@ -118,7 +120,7 @@ def test_point_3_a_target_that_is_no_url_or_not_fals_is_412(
 @pytest.mark.parametrize(
     "host", ["fal.ai", "fal.run", "queue.fal.run", "rest.alpha.fal.ai", "a.b.c.fal.run"]
 )
-def test_point_3_fals_domains_are_accepted_at_any_depth(fal: FakeFal, host: str) -> None:
+def test_formula_point_3_fals_domains_are_accepted_at_any_depth(fal: FakeFal, host: str) -> None:
     # In plain text, since the fake fal's certificate does not name every host there could be.
     plain = FakeFalPoolManager(int(fal.url.rpartition(":")[2]))
     app = webtest.TestApp(FalProxy(key=fal.key, pool_manager=plain))
@@ -135,7 +137,7 @@ def test_point_3_fals_domains_are_accepted_at_any_depth(fal: FakeFal, host: str)
         'application/json;charset="utf-8"',
     ],
 )
-def test_point_4_a_json_body_is_relayed(
+def test_formula_point_4_a_json_body_is_relayed(
     app: webtest.TestApp, fal: FakeFal, content_type: str
 ) -> None:
     headers = {TARGET: RUN, "Content-Type": content_type}
@@ -155,7 +157,9 @@ def test_point_4_a_json_body_is_relayed(
         "multipart/form-data; boundary=application/json",
     ],
 )
-def test_point_4_any_other_body_is_415(proxy: FalProxy, fal: FakeFal, content_type: str) -> None:
+def test_formula_point_4_any_other_body_is_415(
+    proxy: FalProxy, fal: FakeFal, content_type: str
+) -> None:
     headers = {TARGET: RUN, "Content-Type": content_type}
     answer = webtest.TestApp(proxy, lint=False).post("/", b"{}", headers=headers, status=415)
     assert answer.json["reason"] == "unsupported_media_type"
@@ -164,7 +168,7 @@ def test_point_4_any_other_body_is_415(proxy: FalProxy, fal: FakeFal, content_ty
 
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_point_4_without_a_body_the_content_type_does_not_matter(
+def test_formula_point_4_without_a_body_the_content_type_does_not_matter(
     app: webtest.TestApp, fal: FakeFal, method: str, content_type: str
 ) -> None:
     headers = {TARGET: RUN, "Content-Type": content_type}
@@ -181,7 +185,7 @@ def test_point_4_without_a_body_the_content_type_does_not_matter(
     ],
     ids=["FAL_KEY", "FAL_KEY_ID and FAL_KEY_SECRET", "FAL_KEY comes first"],
 )
-def test_point_5_the_key_comes_from_the_environment(
+def test_formula_point_5_the_key_comes_from_the_environment(
     fal: FakeFal, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], key: str
 ) -> None:
     for name, value in variables.items():
@@ -191,7 +195,7 @@ def test_point_5_the_key_comes_from_the_environment(
     assert [request.headers["authorization"] for request in fal.requests] == [f"Key {key}"]
 
 
-def test_point_6_the_body_comes_back_unchanged(app: webtest.TestApp, fal: FakeFal) -> None:
+def test_formula_point_6_the_body_comes_back_unchanged(app: webtest.TestApp, fal: FakeFal) -> None:
     content = '{"a": [1, 2.50, "é\\u00e9"],\n "b": null}\n\n'
     fal.answer_next(200, content)
     assert app.get("/", headers={TARGET: RUN}).body == content.encode()
@@ -200,7 +204,7 @@ def test_point_6_the_body_comes_back_unchanged(app: webtest.TestApp, fal: FakeFa
 @pytest.mark.parametrize(
     "status", [200, 201, 202, 204, 301, 304, 400, 401, 404, 422, 429, 500, 503]
 )
-def test_point_7_the_status_comes_back_unchanged(
+def test_formula_point_7_the_status_comes_back_unchanged(
     proxy: FalProxy, fal: FakeFal, status: int
 ) -> None:
     fal.answer_next(status, location="https://fal.run/elsewhere")
@@ -210,7 +214,7 @@ def test_point_7_the_status_comes_back_unchanged(
     assert len(fal.requests) == 1
 
 
-def test_point_8_the_headers_come_back_but_for_length_and_coding(
+def test_formula_point_8_the_headers_come_back_but_for_length_and_coding(
     proxy: FalProxy, fal: FakeFal
 ) -> None:
     fal.answer_next(
@@ -226,7 +230,7 @@ def test_point_8_the_headers_come_back_but_for_length_and_coding(
     assert "content-encoding" not in headers
 
 
-def test_the_app_is_a_wsgi_application_by_the_reference_validator(fal: FakeFal) -> None:
+def test_proxy_is_a_wsgi_application_by_the_reference_validator(fal: FakeFal) -> None:
     environ: dict[str, Any] = {"wsgi.input": io.BytesIO(), "HTTP_X_FAL_TARGET_URL": RUN}
     setup_testing_defaults(environ)
     environ["QUERY_STRING"] = ""

@@ -94,7 +94,7 @@ def relay(proxy: FalProxy, environ: WSGIEnvironment) -> list[bytes]:
     return pieces
 
 
-def test_a_relayed_request_is_told_in_full(
+def test_record_of_a_relayed_request_is_full(
     observed: Proxied, told: list[CallRecord], fal: FakeFal
 ) -> None:
     proxy = observed(authorize=lambda _: Allow("someone"))
@@ -110,20 +110,20 @@ def test_a_relayed_request_is_told_in_full(
     assert 0 < record.seconds_to_head <= record.seconds
 
 
-def test_a_record_holds_no_key_no_query_and_no_content(
+def test_record_holds_no_key_no_query_and_no_content(
     observed: Proxied, told: list[CallRecord], fal: FakeFal
 ) -> None:
     relay(observed(), environ_of(RUN + "?secret=1"))
     assert not any(part in repr(told) for part in ("secret", fal.key))
 
 
-def test_a_record_is_frozen(observed: Proxied, told: list[CallRecord]) -> None:
+def test_record_is_frozen(observed: Proxied, told: list[CallRecord]) -> None:
     relay(observed(), environ_of())
     with pytest.raises(AttributeError):
         told[0].status = 1  # type: ignore[misc]
 
 
-def test_fals_own_errors_are_told_without_a_reason(
+def test_record_of_fals_own_errors_has_no_reason(
     observed: Proxied, told: list[CallRecord], fal: FakeFal
 ) -> None:
     fal.answer_next(422, "{}")
@@ -141,7 +141,7 @@ def test_fals_own_errors_are_told_without_a_reason(
         ({"CONTENT_LENGTH": "100000000"}, (413, "body_too_large"), "fal.run"),
     ],
 )
-def test_a_refusal_is_told(
+def test_record_of_a_refusal_has_its_reason(
     observed: Proxied,
     told: list[CallRecord],
     environ: dict[str, str],
@@ -158,7 +158,7 @@ def test_a_refusal_is_told(
     assert (record.seconds_to_head, record.client_left) == (None, False)
 
 
-def test_who_is_refused_is_told_with_what_was_asked_for(
+def test_record_of_a_refused_caller_has_what_was_asked_for(
     observed: Proxied, told: list[CallRecord]
 ) -> None:
     relay(observed(authorize=lambda _: Refuse(401)), environ_of())
@@ -167,7 +167,7 @@ def test_who_is_refused_is_told_with_what_was_asked_for(
     assert record.bytes_up == 0
 
 
-def test_who_called_is_told_where_something_else_then_fails(
+def test_record_has_the_identity_where_something_else_then_fails(
     observed: Proxied, told: list[CallRecord]
 ) -> None:
     proxy = observed(key=lambda _: None, authorize=lambda _: Allow("someone"))
@@ -175,7 +175,7 @@ def test_who_called_is_told_where_something_else_then_fails(
     assert [(record.reason, record.identity) for record in told] == [("key_missing", "someone")]
 
 
-def test_a_gateway_error_is_told(told: list[CallRecord], tmp_path: Path) -> None:
+def test_record_of_a_gateway_error_has_its_reason(told: list[CallRecord], tmp_path: Path) -> None:
     with RawServer(answering(b"nonsense\r\n\r\n")) as server:
         manager = server.pool_manager(tmp_path)
         relay(FalProxy(key="k", pool_manager=manager, observer=told.append), environ_of())
@@ -184,7 +184,7 @@ def test_a_gateway_error_is_told(told: list[CallRecord], tmp_path: Path) -> None
     assert (record.bytes_up, record.seconds_to_head) == (len(BODY), None)
 
 
-def test_a_body_without_a_length_is_counted(observed: Proxied, told: list[CallRecord]) -> None:
+def test_record_counts_a_body_without_a_length(observed: Proxied, told: list[CallRecord]) -> None:
     for size in (20, 200_000):
         body = b'"' + b"a" * size + b'"'
         chunked = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
@@ -192,7 +192,7 @@ def test_a_body_without_a_length_is_counted(observed: Proxied, told: list[CallRe
     assert [record.bytes_up for record in told] == [22, 200_002]
 
 
-def test_a_stream_is_told_at_its_end_and_not_before(
+def test_observer_is_told_of_a_stream_at_its_end_and_not_before(
     streaming: Callable[[bytes], FalProxy], told: list[CallRecord]
 ) -> None:
     content = iter(streaming(CHUNKED + EVENT + EVENT + b"0\r\n\r\n")(environ_of(), start_response))
@@ -207,7 +207,9 @@ def test_a_stream_is_told_at_its_end_and_not_before(
     assert len(told) == 1
 
 
-def test_what_breaks_off_is_told_as_truncated(told: list[CallRecord], tmp_path: Path) -> None:
+def test_record_of_an_answer_that_breaks_off_is_truncated(
+    told: list[CallRecord], tmp_path: Path
+) -> None:
     with RawServer(answering(CHUNKED + EVENT)) as server:
         manager = server.pool_manager(tmp_path)
         proxy = FalProxy(key="k", pool_manager=manager, observer=told.append)
@@ -221,7 +223,7 @@ def test_what_breaks_off_is_told_as_truncated(told: list[CallRecord], tmp_path: 
 
 
 @pytest.mark.parametrize("pieces", [0, 1])
-def test_what_the_server_closes_early_is_told_as_left(
+def test_record_of_an_answer_that_the_server_closes_early_is_left(
     streaming: Callable[[bytes], FalProxy], told: list[CallRecord], pieces: int
 ) -> None:
     content = iter(streaming(CHUNKED + EVENT)(environ_of(), start_response))
@@ -233,7 +235,9 @@ def test_what_the_server_closes_early_is_told_as_left(
     assert (record.status, record.client_left, record.truncated) == (200, True, False)
 
 
-def test_close_closes_the_connection_to_fal_at_once(told: list[CallRecord], tmp_path: Path) -> None:
+def test_exchange_close_closes_the_connection_to_fal_at_once(
+    told: list[CallRecord], tmp_path: Path
+) -> None:
     closed = threading.Event()
 
     def script(connection: Connection) -> None:
@@ -252,7 +256,7 @@ def test_close_closes_the_connection_to_fal_at_once(told: list[CallRecord], tmp_
         del content
 
 
-def test_a_whole_answer_that_is_closed_unread_is_told_as_left(
+def test_record_of_a_whole_answer_that_is_closed_unread_is_left(
     observed: Proxied, told: list[CallRecord]
 ) -> None:
     observed()(environ_of(), start_response).close()  # type: ignore[attr-defined]
@@ -260,7 +264,7 @@ def test_a_whole_answer_that_is_closed_unread_is_told_as_left(
 
 
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_server_that_stops_at_the_declared_length_has_had_all(
+def test_record_of_a_server_that_stops_at_the_declared_length_is_whole(
     told: list[CallRecord], tmp_path: Path, at_once: bool
 ) -> None:
     asked = threading.Event()
@@ -287,7 +291,7 @@ def coded(size: int) -> tuple[bytes, bytes]:
     return first, coder.compress(b"b") + coder.flush()
 
 
-def test_a_coded_answer_is_not_over_at_its_coded_length(
+def test_record_of_a_coded_answer_is_not_whole_at_its_coded_length(
     streaming: Callable[[bytes], FalProxy], told: list[CallRecord]
 ) -> None:
     # Of as many bytes as its first part has when it is decoded.
@@ -300,7 +304,7 @@ def test_a_coded_answer_is_not_over_at_its_coded_length(
     assert [(record.client_left, record.bytes_down) for record in told] == [(True, size)]
 
 
-def test_an_answer_without_content_is_over_with_its_head(
+def test_record_of_an_answer_without_content_is_whole_with_its_head(
     observed: Proxied, told: list[CallRecord], fal: FakeFal
 ) -> None:
     fal.answer_next(204)
@@ -308,7 +312,7 @@ def test_an_answer_without_content_is_over_with_its_head(
     assert [(record.status, record.client_left) for record in told] == [(204, False)]
 
 
-def test_a_server_that_drops_it_without_close_is_told_all_the_same(
+def test_observer_is_told_of_an_answer_that_the_server_drops_without_close(
     streaming: Callable[[bytes], FalProxy], told: list[CallRecord]
 ) -> None:
     proxy = streaming(CHUNKED + EVENT)
@@ -321,7 +325,7 @@ def test_a_server_that_drops_it_without_close_is_told_all_the_same(
     assert [record.client_left for record in told] == [True, False]
 
 
-def test_a_server_that_never_closes_is_told_at_the_end(
+def test_observer_is_told_at_the_end_of_a_server_that_never_closes(
     observed: Proxied, told: list[CallRecord]
 ) -> None:
     content = observed()(environ_of(), start_response)
@@ -333,7 +337,7 @@ def test_a_server_that_never_closes_is_told_at_the_end(
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])
 @pytest.mark.parametrize("target", [RUN, ""], ids=["relayed", "refused"])
-def test_an_error_in_start_response_is_told_once(
+def test_observer_is_told_once_of_an_error_in_start_response(
     observed: Proxied, told: list[CallRecord], error: type[BaseException], target: str
 ) -> None:
     def failing(status: str, headers: object, exc_info: object = None) -> Any:
@@ -344,7 +348,7 @@ def test_an_error_in_start_response_is_told_once(
     assert [record.status for record in told] == [None]
 
 
-def test_a_client_that_leaves_before_the_answer_is_told_as_left(
+def test_record_of_a_client_that_leaves_before_the_answer_is_left(
     told: list[CallRecord], tmp_path: Path
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -362,7 +366,7 @@ def test_a_client_that_leaves_before_the_answer_is_told_as_left(
     assert (record.reason, record.client_left) == ("client_gone", True)
 
 
-def test_a_client_that_leaves_in_mid_answer_is_told_as_left(
+def test_record_of_a_client_that_leaves_in_mid_answer_is_left(
     streaming: Callable[[bytes], FalProxy], told: list[CallRecord]
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -376,7 +380,7 @@ def test_a_client_that_leaves_in_mid_answer_is_told_as_left(
     assert (record.status, record.client_left, record.truncated) == (200, True, False)
 
 
-def test_what_the_observer_raises_is_logged_and_harmless(
+def test_observer_that_raises_is_logged_and_harmless(
     fal: FakeFal, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(record: CallRecord) -> None:
@@ -394,13 +398,13 @@ def test_what_the_observer_raises_is_logged_and_harmless(
     assert fal.key not in caplog.text
 
 
-def test_without_an_observer_a_whole_answer_stays_a_list(tmp_path: Path) -> None:
+def test_exchange_without_an_observer_gives_a_whole_answer_as_a_list(tmp_path: Path) -> None:
     with RawServer(answering(WHOLE)) as server:
         proxy = FalProxy(key="k", pool_manager=server.pool_manager(tmp_path))
         assert proxy(environ_of(), start_response) == [b"{}"]
 
 
-def test_requests_at_the_same_time_are_told_apart(
+def test_observer_tells_requests_at_the_same_time_apart(
     observed: Proxied, told: list[CallRecord]
 ) -> None:
     proxy = observed(authorize=lambda request: Allow(request.environ["REMOTE_USER"]))

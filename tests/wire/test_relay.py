@@ -39,7 +39,7 @@ _ORDER: list[tuple[int, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("step", range(len(_ORDER)), ids=[reason for _, reason, _ in _ORDER])
-def test_decisions_come_in_the_contracts_order(
+def test_proxy_decides_in_the_contracts_order(
     fal: FakeFal, network: NetworkGuard, step: int
 ) -> None:
     environ: dict[str, Any] = {
@@ -56,7 +56,7 @@ def test_decisions_come_in_the_contracts_order(
     assert network.dialled == []
 
 
-def test_an_answer_of_our_own_is_json_with_fals_field_the_clients_and_a_reason(
+def test_error_response_is_json_with_fals_field_the_clients_and_a_reason(
     app: webtest.TestApp,
 ) -> None:
     answer = app.get("/", status=400)
@@ -67,7 +67,9 @@ def test_an_answer_of_our_own_is_json_with_fals_field_the_clients_and_a_reason(
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_fals_answer_cannot_pass_for_one_of_ours(app: webtest.TestApp, fal: FakeFal) -> None:
+def test_proxy_lets_no_answer_of_fals_pass_for_one_of_ours(
+    app: webtest.TestApp, fal: FakeFal
+) -> None:
     fal.answer_next(500, "{}", x_fal_proxy_error="key_missing")
     assert "x-fal-proxy-error" not in app.get("/", headers={TARGET: RUN}, status=500).headers
 
@@ -130,7 +132,7 @@ def test_fals_answer_cannot_pass_for_one_of_ours(app: webtest.TestApp, fal: Fake
         "\U0001f600",
     ],
 )
-def test_a_hostile_target_is_412_with_nothing_sent_and_no_name_looked_up(
+def test_proxy_answers_412_to_a_hostile_target_and_looks_up_no_name(
     proxy: FalProxy, fal: FakeFal, network: NetworkGuard, target: str
 ) -> None:
     status, headers, _ = answer_to(proxy, HTTP_X_FAL_TARGET_URL=target)
@@ -158,14 +160,14 @@ def test_a_hostile_target_is_412_with_nothing_sent_and_no_name_looked_up(
         "/?a=https://example.com/x",
     ],
 )
-def test_path_and_query_reach_fal_byte_for_byte(
+def test_proxy_sends_path_and_query_byte_for_byte(
     app: webtest.TestApp, fal: FakeFal, request_target: str
 ) -> None:
     app.get("/", headers={TARGET: f"https://fal.run{request_target}"}, status="*")
     assert [request.request_target for request in fal.requests] == [request_target]
 
 
-def test_the_client_sends_exactly_these_headers_up(app: webtest.TestApp, fal: FakeFal) -> None:
+def test_proxy_sends_exactly_these_headers_up(app: webtest.TestApp, fal: FakeFal) -> None:
     app.post(
         "/",
         b'{"prompt": "x"}',
@@ -205,7 +207,7 @@ def test_the_client_sends_exactly_these_headers_up(app: webtest.TestApp, fal: Fa
     }
 
 
-def test_without_an_accept_json_is_asked_for(app: webtest.TestApp, fal: FakeFal) -> None:
+def test_proxy_asks_for_json_without_an_accept(app: webtest.TestApp, fal: FakeFal) -> None:
     app.get("/", headers={TARGET: RUN}, status=422)
     assert fal.requests[0].headers["accept"] == "application/json"
     assert "user-agent" not in fal.requests[0].headers
@@ -221,7 +223,7 @@ def test_forward_headers_adds_names(fal: FakeFal) -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nX-Injected: 1", "a\nb", "a\x00", "\x7f", "\u20ac"])
 @pytest.mark.parametrize("name", ["HTTP_ACCEPT", "HTTP_USER_AGENT", "HTTP_X_FAL_HINT"])
-def test_a_header_that_no_header_may_be_is_400(
+def test_proxy_answers_400_to_a_header_that_no_header_may_be(
     proxy: FalProxy, fal: FakeFal, name: str, value: str
 ) -> None:
     status, headers, _ = answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN, **{name: value})
@@ -229,7 +231,9 @@ def test_a_header_that_no_header_may_be_is_400(
     assert fal.requests == []
 
 
-def test_a_header_name_that_no_header_may_have_is_400(proxy: FalProxy, fal: FakeFal) -> None:
+def test_proxy_answers_400_to_a_header_name_that_no_header_may_have(
+    proxy: FalProxy, fal: FakeFal
+) -> None:
     environ = {"HTTP_X_FAL_A B\r\nX-INJECTED": "1"}
     _, headers, _ = answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN, **environ)
     assert headers["x-fal-proxy-error"] == "header_invalid"
@@ -248,7 +252,7 @@ def test_a_header_name_that_no_header_may_have_is_400(proxy: FalProxy, fal: Fake
         ("ab\u2003c", 3),
     ],
 )
-def test_a_key_with_a_stray_character_is_a_500_that_names_the_position(
+def test_proxy_answers_500_to_a_key_with_a_stray_character_by_its_position(
     fal: FakeFal, caplog: pytest.LogCaptureFixture, key: str, position: int
 ) -> None:
     app = webtest.TestApp(FalProxy(key=key, pool_manager=fal.pool_manager()), lint=True)
@@ -259,14 +263,14 @@ def test_a_key_with_a_stray_character_is_a_500_that_names_the_position(
     assert fal.requests == []
 
 
-def test_white_space_around_the_key_is_stripped(fal: FakeFal, tmp_path: Path) -> None:
+def test_proxy_strips_white_space_around_the_key(fal: FakeFal, tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(f" {fal.key}\r\n")
     app = webtest.TestApp(FalProxy(key=KeyFile(file), pool_manager=fal.pool_manager()), lint=True)
     app.post_json("/", {"prompt": "x"}, headers={TARGET: RUN})
 
 
-def test_a_callable_gives_a_key_per_request(fal: FakeFal) -> None:
+def test_proxy_takes_a_key_per_request_from_a_callable(fal: FakeFal) -> None:
     keys = {"a": fal.key, "b": "other"}
     app = webtest.TestApp(
         FalProxy(
@@ -283,7 +287,7 @@ def test_a_callable_gives_a_key_per_request(fal: FakeFal) -> None:
     ]
 
 
-def test_a_key_callable_that_fails_is_a_500_and_its_message_is_not_logged(
+def test_proxy_answers_500_to_a_key_callable_that_fails(
     fal: FakeFal, caplog: pytest.LogCaptureFixture
 ) -> None:
     def key(environ: WSGIEnvironment) -> str:
@@ -297,14 +301,14 @@ def test_a_key_callable_that_fails_is_a_500_and_its_message_is_not_logged(
     assert "sk-secret" not in answer.text + caplog.text
 
 
-def test_a_key_callable_that_gives_no_text_is_a_500(fal: FakeFal) -> None:
+def test_proxy_answers_500_to_a_key_callable_that_gives_no_text(fal: FakeFal) -> None:
     proxy = FalProxy(key=lambda _: b"abc", pool_manager=fal.pool_manager())  # type: ignore[arg-type,return-value]
     answer = webtest.TestApp(proxy, lint=True).get("/", headers={TARGET: RUN}, status=500)
     assert answer.json["reason"] == "key_malformed"
     assert fal.requests == []
 
 
-def test_a_bug_of_ours_is_a_500_in_json_without_a_traceback(
+def test_proxy_answers_500_in_json_without_a_traceback_to_a_bug_of_ours(
     proxy: FalProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     # An environ that breaks PEP 3333: header values are text.
@@ -317,7 +321,7 @@ def test_a_bug_of_ours_is_a_500_in_json_without_a_traceback(
     assert "TypeError" in caplog.text
 
 
-def test_refusals_are_not_logged_and_what_the_owner_should_know_is(
+def test_proxy_logs_no_refusals_but_what_the_owner_should_know(
     fal: FakeFal, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "wsgi_fal_proxy")
@@ -342,7 +346,7 @@ def test_refusals_are_not_logged_and_what_the_owner_should_know_is(
         ({"key": 17}, "key=<redacted> cannot be used: "),
     ],
 )
-def test_a_wrong_option_fails_at_construction_and_says_what_is_accepted(
+def test_proxy_refuses_a_wrong_option_and_says_what_is_accepted(
     options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -350,7 +354,7 @@ def test_a_wrong_option_fails_at_construction_and_says_what_is_accepted(
     assert str(caught.value).startswith(message)
 
 
-def test_the_key_does_not_show_in_a_repr(fal: FakeFal) -> None:
+def test_proxy_does_not_show_the_key_in_a_repr(fal: FakeFal) -> None:
     proxy = FalProxy(key="sk-secret", pool_manager=fal.pool_manager())
     assert "sk-secret" not in repr(vars(proxy))
     credentials = Key("sk-secret")
@@ -359,7 +363,7 @@ def test_the_key_does_not_show_in_a_repr(fal: FakeFal) -> None:
     assert repr(Hidden("x")) == "<redacted>"
 
 
-def test_no_frame_of_an_error_shows_the_key(tmp_path: Path) -> None:
+def test_proxy_shows_the_key_in_no_frame_of_an_error(tmp_path: Path) -> None:
     with RawServer(lambda connection: connection.reset()) as server:
         proxy = FalProxy(key="sk-secret", pool_manager=server.pool_manager(tmp_path))
         environ: WSGIEnvironment = {

@@ -29,13 +29,13 @@ RUN: Final = "https://fal.run/fal-ai/flux/dev"
 # The key
 
 
-def test_a_key_that_is_missing_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_proxy_warns_of_a_missing_key_at_its_start(caplog: pytest.LogCaptureFixture) -> None:
     FalProxy()
     message = "key_missing: The fal proxy has no key: set FAL_KEY on the server."
     assert caplog.record_tuples == [("wsgi_fal_proxy", logging.WARNING, message)]
 
 
-def test_a_file_that_is_missing_is_a_warning(
+def test_proxy_warns_of_a_missing_key_file_at_its_start(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     FalProxy(key=KeyFile(tmp_path / "none"))
@@ -45,7 +45,7 @@ def test_a_file_that_is_missing_is_a_warning(
 
 
 @pytest.mark.parametrize("source", ["option", "environment", "file"])
-def test_a_key_that_is_malformed_is_told_by_position_and_never_by_content(
+def test_proxy_warns_of_a_malformed_key_by_position_at_its_start(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
@@ -63,18 +63,20 @@ def test_a_key_that_is_malformed_is_told_by_position_and_never_by_content(
 
 
 @pytest.mark.parametrize("key", ["id:secret", " id:secret\n", lambda _: None])
-def test_of_a_key_that_may_do_nothing_is_said(caplog: pytest.LogCaptureFixture, key: Any) -> None:
+def test_proxy_says_nothing_at_its_start_of_a_key_that_may_do(
+    caplog: pytest.LogCaptureFixture, key: Any
+) -> None:
     FalProxy(key=key)
     assert caplog.messages == []
 
 
-def test_a_callable_of_the_owners_is_not_called_before_there_is_a_request() -> None:
+def test_proxy_does_not_call_a_key_callable_before_there_is_a_request() -> None:
     called: list[object] = []
     FalProxy(key=called.append)
     assert called == []
 
 
-def test_a_tenant_brings_its_own_key(fal: FakeFal) -> None:
+def test_key_callable_gives_each_tenant_its_own_key(fal: FakeFal) -> None:
     keys = {"a": "a:key", "b": fal.key}
     app = webtest.TestApp(
         FalProxy(
@@ -94,7 +96,7 @@ def test_a_tenant_brings_its_own_key(fal: FakeFal) -> None:
     ]
 
 
-def test_a_key_is_rotated_by_a_rename_under_load_and_no_request_fails(tmp_path: Path) -> None:
+def test_key_file_is_rotated_by_a_rename_under_load_and_no_request_fails(tmp_path: Path) -> None:
     seen: list[bytes] = []
 
     def script(connection: Connection) -> None:
@@ -154,7 +156,7 @@ def fresh_process() -> Iterator[None]:
 @pytest.mark.parametrize(
     "options", [{"allowed_urls": STRICT_URLS}, {"allowed_endpoints": ["a/b"], "report_only": True}]
 )
-def test_what_bounds_no_money_does_not_silence_it(
+def test_anyone_may_call_is_said_despite_options_that_bound_no_money(
     caplog: pytest.LogCaptureFixture, options: Any
 ) -> None:
     FalProxy(key="k", **options)
@@ -162,7 +164,7 @@ def test_what_bounds_no_money_does_not_silence_it(
 
 
 @pytest.mark.usefixtures("fresh_process")
-def test_that_anyone_may_call_is_said_once_in_a_process(caplog: pytest.LogCaptureFixture) -> None:
+def test_anyone_may_call_is_said_once_in_a_process(caplog: pytest.LogCaptureFixture) -> None:
     FalProxy(key="k")
     FalProxy(key="k")
     ((logger, level, message),) = caplog.record_tuples
@@ -177,7 +179,7 @@ def test_that_anyone_may_call_is_said_once_in_a_process(caplog: pytest.LogCaptur
 
 @pytest.mark.usefixtures("fresh_process")
 @pytest.mark.parametrize("authorize", [allow_anyone, lambda _: Allow("someone")])
-def test_where_the_owner_has_said_who_may_call_nothing_is_said(
+def test_anyone_may_call_is_not_said_where_the_owner_has_named_the_callers(
     caplog: pytest.LogCaptureFixture, authorize: Any
 ) -> None:
     FalProxy(key="k", authorize=authorize)
@@ -185,7 +187,7 @@ def test_where_the_owner_has_said_who_may_call_nothing_is_said(
 
 
 @pytest.mark.parametrize(("key", "said"), [("id:secret", [OPEN]), ("a b", ["key_malformed", OPEN])])
-def test_without_logging_configured_it_is_said_on_the_standard_error(
+def test_proxy_warns_on_the_standard_error_without_logging_configured(
     key: str, said: list[str]
 ) -> None:
     command = [sys.executable, "-c", "import wsgi_fal_proxy.wsgi"]

@@ -96,7 +96,7 @@ def upstream() -> Iterator[Upstream]:
 @given(text=st.one_of(_near, _parts, _fal_urls, _bytes))
 @example(text="https://fal.run/")
 @example(text="https://evil.example\\.fal.run/")
-def test_any_target_is_412_or_one_request_to_exactly_the_host_that_was_checked(
+def test_target_of_any_text_is_412_or_one_request_to_the_host_that_was_checked(
     upstream: Upstream, network: NetworkGuard, text: str
 ) -> None:
     upstream.heads.clear()

@@ -24,7 +24,7 @@ from wsgi_fal_proxy._http.content_coding import content_coding, decoded
 from wsgi_fal_proxy._http.fields import environ_key
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._policy.policy import Policy
-from wsgi_fal_proxy._settings.options import Settings
+from wsgi_fal_proxy._settings.options import Settings, documents_options
 from wsgi_fal_proxy._upstream.client import Upstream
 from wsgi_fal_proxy.errors import ClientGone, FalProxyError, InternalError, KeyMissing
 
@@ -47,6 +47,7 @@ _logger: Final = logging.getLogger("wsgi_fal_proxy")
 _WITHOUT_CONTENT: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
+@documents_options
 class FalProxy:
     """The relay alone: a WSGI application that answers at any path it is mounted at.
 
@@ -56,64 +57,6 @@ class FalProxy:
     Args:
         **options: Keywords, all optional. One that is unknown or cannot be used raises
             `SettingsError` here, which names it, its value and what is accepted.
-
-            key (str, callable or None): The fal key; or a callable that is given the WSGI environ
-                and returns the key for this request (`KeyFile` makes one that reads a file). None,
-                the default, means the environment: `FAL_KEY`, else the file that `FAL_KEY_FILE`
-                names, else `FAL_KEY_ID` and `FAL_KEY_SECRET`, looked up at each request.
-            authorize (callable or None): Decides who may call: it is given a `FalRequest`, and
-                returns `Allow`, perhaps with an identity, or `Refuse`. What it raises refuses.
-                It must not read the body. Default None: every caller is served.
-            allowed_urls (list of patterns or None): What may be called: host, path and query must
-                match one, as they will be sent. `*` stays within a segment, `**` crosses them, and
-                nothing else is special: `queue.fal.run/fal-ai/**`. `STRICT_URLS` is what fal's own
-                clients call. Default None, as an empty list: all of fal.ai and fal.run.
-            allowed_endpoints (list of patterns or None): What may be run: the endpoint, such as
-                `fal-ai/flux/dev`, must match one. Asking for a request's status or result,
-                cancelling it, and uploads are free; all else that names no endpoint is refused.
-                Tokens and WebRTC sessions are checked by what their bodies name, and unknown
-                `x-fal-*` headers are not sent. Default None, as an empty list: every endpoint.
-            report_only (bool): Log what these two would refuse, and relay it. Default False.
-            limits (list of text): How much each caller may spend, such as `["20/minute", "200/day",
-                "1000/day global"]`: per second, minute, hour or day, or several of these (`"500/7
-                days"`). A caller is who `authorize` says, else a remote address; "global" is for
-                all callers together. It needs `pip install 'limits[redis]'`. Default none.
-            costs (dict of text to int, or None): What a call counts for, by globs over its
-                endpoint: `{"fal-ai/veo3/**": 20}`; where several match, the dearest. Default None,
-                1 for each.
-            limits_storage (text): Where it is counted: "memory://", the default, in each process
-                for itself; "redis://...", "rediss://..." or "redis+unix://..." for all processes
-                and machines together.
-            limits_fail_open (bool): Whether calls are relayed, uncounted, while that does not
-                answer. Default False: they are answered 503.
-            cors_origins (list of origins): Other origins whose pages may use the proxy, such as
-                `https://app.example.com`; `localhost` among them stands for this machine, on any
-                port. Default none.
-            observer (callable or None): Is given a `CallRecord` once for each request, when it is
-                over, on the thread that served it. What it raises is logged, and does no harm.
-                Default None.
-            connect_timeout (seconds or None): To connect, over all of the host's addresses and the
-                TLS handshake together. It does not bound the name lookup. With a pool_manager
-                given: for each address, and again for the handshake. Default 10. None waits for as
-                long as the system does.
-            read_timeout (seconds or None): From the request sent to fal's whole response head,
-                and then from one piece of content to the next, by the wall clock. It does not
-                bound the whole answer. Default 300, as in Node's fetch, on which fal's own proxy
-                runs. None waits for ever.
-            total_timeout (seconds or None): For a call, from its acceptance to the end of its
-                answer; what is over is broken off. Default None, no limit.
-            max_concurrent (int or None): Requests that are relayed at a time, in this process; one
-                more is answered 503 at once, so that the server's other threads stay free for the
-                app's other routes. Default None, no limit but the server's.
-            max_body_bytes (int): The largest request body that is relayed. Default 33,554,432
-                (32 MiB): two photographs of 12 MB each, as base64. It bounds no memory: bodies
-                go up in pieces of 64 KiB.
-            forward_headers (list of names): Request headers to relay besides the usual ones.
-                Default none.
-            pool_manager (urllib3.PoolManager or None): Makes and keeps the connections: a
-                `ProxyManager` for a corporate egress proxy, or a `PoolManager` with its own
-                certificate authority. Its timeouts, retries and headers do not apply. None, the
-                default, makes one that trusts what the system trusts, or `SSL_CERT_FILE`.
     """
 
     def __init__(self, **options: Unpack[Options]) -> None:

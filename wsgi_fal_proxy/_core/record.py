@@ -68,7 +68,7 @@ class ObserverRecorder:
             request_id=exchange.request_id,
             seconds_to_head=None if head_at is None else head_at - exchange.started,
             seconds=now - exchange.started,
-            bytes_up=exchange.body.taken,
+            bytes_up=exchange.body.taken if exchange.sent else 0,
             bytes_down=exchange.bytes_down,
             client_left=exchange.outcome == "client_left",
             truncated=exchange.outcome == "truncated",

@@ -59,14 +59,14 @@ def taken(counts: Store, callers: list[str]) -> list[int]:
     return list(counted.taken)
 
 
-def test_what_a_call_costs_is_taken_of_each_limit(counts: Store) -> None:
+def test_store_takes_the_cost_of_each_limit(counts: Store) -> None:
     assert counts.take(LIMITS, ALICE, 20).taken == [0, 0]
     assert counts.take(LIMITS, BOB, 3).taken == [0, 20]
     assert taken(counts, ALICE) == [20, 23]
     assert taken(counts, BOB) == [3, 23]
 
 
-def test_the_end_of_each_window_is_told(counts: Store) -> None:
+def test_store_tells_the_end_of_each_window(counts: Store) -> None:
     day, week = counts.take(LIMITS, ALICE, 1).seconds_left
     assert 0 < day <= 86_400
     assert 0 < week <= 604_800
@@ -75,7 +75,7 @@ def test_the_end_of_each_window_is_told(counts: Store) -> None:
 
 
 @pytest.mark.parametrize("callers", [ALICE, BOB], ids=["own-limit", "shared-limit"])
-def test_of_several_limits_all_are_taken_or_none(counts: Store, callers: list[str]) -> None:
+def test_store_takes_all_of_several_limits_or_none(counts: Store, callers: list[str]) -> None:
     counts.take(LIMITS, ALICE, 90)
     counts.take(LIMITS, BOB, 40)
     before = taken(counts, callers)
@@ -83,21 +83,21 @@ def test_of_several_limits_all_are_taken_or_none(counts: Store, callers: list[st
     assert taken(counts, callers) == before
 
 
-def test_a_limit_is_reached_exactly(counts: Store) -> None:
+def test_store_reaches_a_limit_exactly(counts: Store) -> None:
     assert counts.take(LIMITS, ALICE, 99).refund is not None
     assert counts.take(LIMITS, ALICE, 2).refund is None
     assert counts.take(LIMITS, ALICE, 1).refund is not None
     assert counts.take(LIMITS, ALICE, 1).refund is None
 
 
-def test_what_is_given_back_can_be_taken_again(counts: Store) -> None:
+def test_store_takes_again_what_is_refunded(counts: Store) -> None:
     counted = counts.take(LIMITS, ALICE, 100)
     given_back(counted)
     assert taken(counts, ALICE) == [0, 0]
     assert counts.take(LIMITS, ALICE, 100).refund is not None
 
 
-def test_64_threads_take_and_refund_exactly(counts: Store) -> None:
+def test_store_counts_exactly_what_64_threads_take_and_refund(counts: Store) -> None:
     def call(number: int) -> bool:
         counted = counts.take(LIMITS, ALICE, 1)
         # Every third call fails.
@@ -112,7 +112,7 @@ def test_64_threads_take_and_refund_exactly(counts: Store) -> None:
     assert taken(counts, ALICE) == [100, 100]
 
 
-def test_in_memory_no_call_of_many_is_lost_nor_given_back_twice() -> None:
+def test_store_in_memory_loses_no_call_of_many_and_refunds_none_twice() -> None:
     counts, many = MemoryStore(), [limit("16000/day")]
     interval = sys.getswitchinterval()
     # Once all have begun, they take turns as often as they can: what is not one step falls apart.
@@ -145,7 +145,7 @@ class Clock:
         return self.now
 
 
-def test_in_memory_a_new_window_begins_anew_and_is_not_given_to() -> None:
+def test_store_in_memory_begins_a_new_window_at_0_and_refunds_nothing_to_it() -> None:
     clock = Clock()
     counts = MemoryStore(clock)
     counted = counts.take(LIMITS, ALICE, 100)
@@ -156,7 +156,7 @@ def test_in_memory_a_new_window_begins_anew_and_is_not_given_to() -> None:
     assert taken(counts, ALICE) == [2, 2]
 
 
-def test_in_memory_a_clock_that_is_set_back_begins_no_window_anew() -> None:
+def test_store_in_memory_begins_no_window_again_when_the_clock_is_set_back() -> None:
     clock = Clock()
     counts = MemoryStore(clock)
     counts.take(LIMITS, ALICE, 100)
@@ -172,7 +172,7 @@ def key_of(client: Any, caller: str) -> bytes:
     return bytes(key)
 
 
-def test_in_redis_a_new_window_begins_anew_and_is_not_given_to(
+def test_store_in_redis_begins_a_new_window_at_0_and_refunds_nothing_to_it(
     redis: RedisServer, client: Any
 ) -> None:
     counts = RedisStore(redis.uri)
@@ -184,7 +184,7 @@ def test_in_redis_a_new_window_begins_anew_and_is_not_given_to(
     assert taken(counts, ALICE) == [2, 2]
 
 
-def test_in_redis_a_clock_that_is_set_back_begins_no_window_anew(
+def test_store_in_redis_begins_no_window_again_when_the_clock_is_set_back(
     redis: RedisServer, client: Any
 ) -> None:
     counts = RedisStore(redis.uri)
@@ -193,7 +193,9 @@ def test_in_redis_a_clock_that_is_set_back_begins_no_window_anew(
     assert taken(counts, ALICE) == [100, 100]
 
 
-def test_what_redis_has_forgotten_is_not_given_back(redis: RedisServer, client: Any) -> None:
+def test_store_in_redis_does_not_refund_what_redis_has_forgotten(
+    redis: RedisServer, client: Any
+) -> None:
     counts = RedisStore(redis.uri)
     early, late = counts.take(LIMITS, ALICE, 30), counts.take(LIMITS, BOB, 30)
     client.flushall()
@@ -204,14 +206,16 @@ def test_what_redis_has_forgotten_is_not_given_back(redis: RedisServer, client: 
     assert taken(counts, ALICE) == [2, 2]
 
 
-def test_redis_forgets_a_count_by_the_end_of_its_window(redis: RedisServer, client: Any) -> None:
+def test_store_in_redis_has_a_count_forgotten_by_the_end_of_its_window(
+    redis: RedisServer, client: Any
+) -> None:
     left = RedisStore(redis.uri).take(LIMITS, ALICE, 1).seconds_left
     lives = [client.ttl(key_of(client, caller)) for caller in ALICE]
     assert all(life <= end for life, end in zip(lives, left, strict=True))
     assert min(lives) > 0
 
 
-def test_redis_may_forget_its_scripts(redis: RedisServer, client: Any) -> None:
+def test_store_in_redis_lets_redis_forget_its_scripts(redis: RedisServer, client: Any) -> None:
     counts = RedisStore(redis.uri)
     counted = counts.take(LIMITS, ALICE, 1)
     client.script_flush()
@@ -220,7 +224,7 @@ def test_redis_may_forget_its_scripts(redis: RedisServer, client: Any) -> None:
     assert counts.take(LIMITS, ALICE, 1).taken == [0, 0]
 
 
-def test_two_stores_at_one_redis_count_together_and_at_two_databases_apart(
+def test_store_in_redis_counts_by_database(
     redis: RedisServer,
 ) -> None:
     RedisStore(redis.uri).take(LIMITS, ALICE, 7)
@@ -228,7 +232,9 @@ def test_two_stores_at_one_redis_count_together_and_at_two_databases_apart(
     assert taken(RedisStore(f"{redis.uri}?db=1"), ALICE) == [0, 0]
 
 
-def test_a_redis_that_is_gone_fails_and_one_that_is_back_answers(redis: RedisServer) -> None:
+def test_store_in_redis_fails_while_redis_is_gone_and_answers_when_it_is_back(
+    redis: RedisServer,
+) -> None:
     counts = RedisStore(redis.uri)
     counted = counts.take(LIMITS, ALICE, 5)
     redis.stop()
@@ -240,7 +246,7 @@ def test_a_redis_that_is_gone_fails_and_one_that_is_back_answers(redis: RedisSer
     assert taken(counts, ALICE) == [5, 5]
 
 
-def test_a_redis_that_hangs_fails_in_time(redis: RedisServer) -> None:
+def test_store_in_redis_fails_in_time_when_redis_hangs(redis: RedisServer) -> None:
     counts = RedisStore(redis.uri)
     counts.take(LIMITS, ALICE, 5)
     os.kill(redis.pid, signal.SIGSTOP)
@@ -251,7 +257,7 @@ def test_a_redis_that_hangs_fails_in_time(redis: RedisServer) -> None:
     assert taken(counts, ALICE) in ([5, 5], [6, 6])
 
 
-def test_what_may_have_been_taken_is_not_taken_again_when_the_answer_is_lost(
+def test_store_in_redis_does_not_take_again_when_the_answer_is_lost(
     redis: RedisServer,
 ) -> None:
     RedisStore(redis.uri).take(LIMITS, ALICE, 5)
@@ -280,11 +286,11 @@ def test_what_may_have_been_taken_is_not_taken_again_when_the_answer_is_lost(
         *("redis://h:port", "redis://h/zz", "rediss://h/1/2", "redis://h/-1"),
     ],
 )
-def test_a_store_that_there_is_not_is_refused(uri: str) -> None:
+def test_store_that_there_is_not_is_refused(uri: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - what it says is said by who asked
         store(uri)
 
 
 @pytest.mark.parametrize("uri", ["redis://h", "redis://h/", "rediss://h:1/12", "redis://h?db=3"])
-def test_a_store_is_made_without_connecting(uri: str) -> None:
+def test_store_is_made_without_connecting(uri: str) -> None:
     assert isinstance(store(uri), RedisStore)

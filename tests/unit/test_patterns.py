@@ -257,13 +257,13 @@ def test_pattern_that_is_no_endpoint_is_an_error(pattern: str) -> None:
         pytest.param("", "each pattern must begin with an owner and an app", id="empty"),
     ],
 )
-def test_what_is_wrong_with_a_pattern_of_endpoints_is_told(pattern: str, why: str) -> None:
+def test_pattern_of_endpoints_is_refused_with_what_is_wrong(pattern: str, why: str) -> None:
     with pytest.raises(PatternInvalid) as caught:
         endpoint_globs([pattern])
     assert caught.value.why.removeprefix("a pattern must ").startswith(why)
 
 
-def test_a_list_is_one_decision() -> None:
+def test_patterns_of_a_list_are_one_decision() -> None:
     globs = endpoint_globs(["a/b", "c/d", "e/*", "f/**"])
     assert globs.plain == {"/a/b", "/c/d"}
     assert [globs.match(path) for path in ("/a/b", "/c/d", "/e/x", "/f/x/y", "/a/c")] == [
@@ -303,7 +303,9 @@ def test_a_list_is_one_decision() -> None:
         ("**/flux", "/*/flux", False),
     ],
 )
-def test_an_app_is_allowed_where_all_of_it_is(pattern: str, app: str, allowed: bool) -> None:
+def test_app_globs_match_an_app_where_all_of_it_is_allowed(
+    pattern: str, app: str, allowed: bool
+) -> None:
     assert app_globs([pattern]).match(app) is allowed
 
 
@@ -319,7 +321,7 @@ _endpoints = st.lists(
 
 @given(pattern=st.lists(_segments, min_size=1, max_size=5).map("/".join), endpoint=_endpoints)
 @example(pattern="**/a*b/**", endpoint="fal-ai/aab")
-def test_matching_is_what_it_is_segment_by_segment(pattern: str, endpoint: str) -> None:
+def test_pattern_matches_as_it_does_segment_by_segment(pattern: str, endpoint: str) -> None:
     try:
         globs = endpoint_globs([pattern])
     except PatternInvalid:
@@ -330,7 +332,7 @@ def test_matching_is_what_it_is_segment_by_segment(pattern: str, endpoint: str) 
 @pytest.mark.parametrize(
     "path", ["/", "/a", "/a/", "/fal-ai/flux/dev", "/a.b/~c_d", "/.a", "/a..b", "/a:b@c+d"]
 )
-def test_path_that_is_plain(path: str) -> None:
+def test_plain_path_matches_a_path_that_is_plain(path: str) -> None:
     assert PLAIN_PATH.fullmatch(path)
 
 
@@ -366,5 +368,5 @@ def test_path_that_is_plain(path: str) -> None:
         ),
     ],
 )
-def test_path_that_is_not_plain(path: str) -> None:
+def test_plain_path_does_not_match_another(path: str) -> None:
     assert not PLAIN_PATH.fullmatch(path)

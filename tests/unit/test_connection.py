@@ -39,13 +39,13 @@ class Channel:
 
 
 @pytest.mark.parametrize("key", ["gunicorn.socket", "werkzeug.socket"])
-def test_an_answer_in_chunks_goes_on_with_what_is_no_chunk(pair: Pair, key: str) -> None:
+def test_break_framing_goes_on_in_chunks_with_what_is_no_chunk(pair: Pair, key: str) -> None:
     ours, theirs = pair
     client.break_framing({"SERVER_PROTOCOL": "HTTP/1.1", "wsgi.multithread": True, key: ours})
     assert theirs.recv(100) == b"truncated\r\n"
 
 
-def test_waitress_writes_it_itself(pair: Pair) -> None:
+def test_break_framing_has_waitress_write_it(pair: Pair) -> None:
     channel = Channel(pair[0])
     environ = {"waitress.client_disconnected": channel.check_client_disconnected}
     client.break_framing({"SERVER_PROTOCOL": "HTTP/1.1", **environ})
@@ -66,7 +66,7 @@ def of_waitress(sock: socket.socket) -> dict[str, Any]:
     ],
     ids=["HTTP/1.0", "HTTP/1.0 under waitress", "one request at a time under Werkzeug"],
 )
-def test_an_answer_that_ends_with_its_connection_is_reset(
+def test_break_framing_resets_an_answer_that_ends_with_its_connection(
     pair: Pair, protocol: str, environ: Any
 ) -> None:
     ours, theirs = pair
@@ -78,11 +78,11 @@ def test_an_answer_that_ends_with_its_connection_is_reset(
 
 
 @pytest.mark.parametrize("protocol", ["HTTP/1.0", "HTTP/1.1"])
-def test_where_the_server_keeps_its_socket_nothing_is_done(protocol: str) -> None:
+def test_break_framing_does_nothing_where_the_server_keeps_its_socket(protocol: str) -> None:
     client.break_framing({"SERVER_PROTOCOL": protocol})
 
 
-def test_a_client_that_has_left_is_no_error(pair: Pair) -> None:
+def test_break_framing_takes_a_client_that_has_left_for_no_error(pair: Pair) -> None:
     ours, theirs = pair
     theirs.close()
     environ: dict[str, Any] = {"SERVER_PROTOCOL": "HTTP/1.1", "gunicorn.socket": ours}
@@ -91,7 +91,7 @@ def test_a_client_that_has_left_is_no_error(pair: Pair) -> None:
     client.reset(ours.fileno())
 
 
-def test_after_a_reset_the_server_reads_the_end_and_no_error(pair: Pair) -> None:
+def test_reset_lets_the_server_read_the_end_and_no_error(pair: Pair) -> None:
     ours, theirs = pair
     theirs.close()
     # The client's system answers this by a reset, so that the connection is gone before ours.
@@ -102,7 +102,7 @@ def test_after_a_reset_the_server_reads_the_end_and_no_error(pair: Pair) -> None
     assert ours.recv(100) == b""
 
 
-def test_where_the_system_knows_no_such_reset_it_is_left_to_the_server(
+def test_reset_is_left_to_the_server_where_the_system_knows_no_such_reset(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = pair
@@ -112,7 +112,7 @@ def test_where_the_system_knows_no_such_reset_it_is_left_to_the_server(
     assert theirs.recv(100) == b"still there"
 
 
-def test_a_connection_that_is_closed_or_other_requests_too_is_let_be(pair: Pair) -> None:
+def test_client_connection_is_none_if_it_is_closed_or_of_other_requests_too(pair: Pair) -> None:
     ours, theirs = pair
     environ = {"SERVER_PROTOCOL": "HTTP/2.0", "gunicorn.socket": ours}
     assert client.client_connection(environ)[0] is None
@@ -127,7 +127,7 @@ def test_a_connection_that_is_closed_or_other_requests_too_is_let_be(pair: Pair)
 
 
 @pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2.0"])
-def test_uwsgis_connection_is_reset_whatever_nginx_was_asked_in(
+def test_break_framing_resets_uwsgis_connection_whatever_nginx_was_asked_in(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     ours, theirs = pair

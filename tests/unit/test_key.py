@@ -72,7 +72,7 @@ def test_key_becomes_the_authorization(key: str) -> None:
         pytest.param(f" \t\v\f{KEY} \t\v\f\n\n", id="all-kinds-around"),
     ],
 )
-def test_white_space_around_a_key_does_not_matter(raw: str) -> None:
+def test_key_may_have_white_space_around_it(raw: str) -> None:
     assert authorization(Key(raw)) == f"Key {KEY}"
 
 
@@ -84,7 +84,7 @@ def test_white_space_around_a_key_does_not_matter(raw: str) -> None:
         pytest.param("\r\n\t\v\f", id="white-space"),
     ],
 )
-def test_blank_key_is_missing(raw: str) -> None:
+def test_key_that_is_blank_is_missing(raw: str) -> None:
     with pytest.raises(KeyMissing) as caught:
         Key(raw).authorization({})
     assert (caught.value.reason, caught.value.status[:3]) == ("key_missing", "500")
@@ -110,7 +110,7 @@ def test_blank_key_is_missing(raw: str) -> None:
         pytest.param("private\u2026 \xe9", 8, id="first-of-more"),
     ],
 )
-def test_malformed_key_is_refused_by_position(raw: str, position: int) -> None:
+def test_key_that_is_malformed_is_refused_by_position(raw: str, position: int) -> None:
     with pytest.raises(KeyMalformed) as caught:
         Key(raw).authorization({})
     assert (caught.value.reason, caught.value.status[:3]) == ("key_malformed", "500")
@@ -134,7 +134,7 @@ def traceback_of_a_failure(credentials: Key) -> str:
         pytest.param({"FAL_KEY_ID": "private", "FAL_KEY_SECRET": "a b"}, None, id="id-and-secret"),
     ],
 )
-def test_malformed_key_does_not_show_in_a_traceback(
+def test_key_that_is_malformed_does_not_show_in_a_traceback(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], key: str | KeySource | None
 ) -> None:
     set_variables(monkeypatch, environment)
@@ -145,7 +145,7 @@ def test_malformed_key_does_not_show_in_a_traceback(
     assert "re.Match" not in trace
 
 
-def test_malformed_key_of_a_file_does_not_show_in_a_traceback(key_file: Path) -> None:
+def test_key_file_with_a_malformed_key_does_not_show_it_in_a_traceback(key_file: Path) -> None:
     key_file.write_text("private key")
     trace = traceback_of_a_failure(Key(KeyFile(key_file)))
     assert "position 8 is" in trace
@@ -174,7 +174,7 @@ def test_secret_is_its_text_otherwise() -> None:
 # A callable.
 
 
-def test_callable_gives_the_key_of_each_request() -> None:
+def test_key_callable_gives_the_key_of_each_request() -> None:
     credentials = Key(lambda environ: environ["key"])
     keys = [credentials.authorization({"key": key}) for key in ("a", "b", "b", "a")]
     assert keys == ["Key a", "Key b", "Key b", "Key a"]
@@ -184,7 +184,7 @@ def test_callable_gives_the_key_of_each_request() -> None:
     "key",
     [pytest.param(None, id="none"), pytest.param("", id="empty"), pytest.param(" ", id="blank")],
 )
-def test_callable_that_gives_no_key_means_that_it_is_missing(key: str | None) -> None:
+def test_key_is_missing_if_the_callable_gives_none(key: str | None) -> None:
     with pytest.raises(KeyMissing):
         Key(lambda _: key).authorization({})
 
@@ -207,13 +207,13 @@ def failing_source(_: object) -> str:
     raise LookupError("private")
 
 
-def test_callable_that_raises_means_that_the_key_is_missing() -> None:
+def test_key_is_missing_if_the_callable_raises() -> None:
     with pytest.raises(KeyMissing, match="raised LookupError") as caught:
         Key(failing_source).authorization({})
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
-def test_where_a_callable_raised_is_for_the_log_alone() -> None:
+def test_key_callable_that_raised_is_located_for_the_log_alone() -> None:
     def source(environ: object) -> str:
         return json.dumps(environ, default=failing_source)
 
@@ -228,7 +228,7 @@ def test_where_a_callable_raised_is_for_the_log_alone() -> None:
     assert caught.value.detail == "The callable for the fal key on the server raised LookupError."
 
 
-def test_an_error_that_says_nothing_of_where_it_was_raised_does_no_harm() -> None:
+def test_key_callable_may_raise_an_error_without_a_place() -> None:
     class Untraceable(Exception):
         __traceback__ = None
 
@@ -240,7 +240,7 @@ def test_an_error_that_says_nothing_of_where_it_was_raised_does_no_harm() -> Non
     assert caught.value.__context__ is None
 
 
-def test_what_a_callable_was_given_is_freed_when_it_raised() -> None:
+def test_key_callable_that_raised_does_not_keep_what_it_was_given() -> None:
     class Environ(dict[str, object]):
         """Can be referred to weakly."""
 
@@ -256,14 +256,14 @@ def test_what_a_callable_was_given_is_freed_when_it_raised() -> None:
         gc.enable()
 
 
-def test_a_callable_that_cannot_be_called_with_an_environ_is_told_so() -> None:
+def test_key_callable_that_cannot_be_called_with_an_environ_is_told_so() -> None:
     source: Callable[..., str] = lambda: "private"  # noqa: E731 - its arguments are the mistake
     with pytest.raises(KeyMissing, match="raised TypeError") as caught:
         Key(source).authorization({})
     assert caught.value.for_the_log == " (when it was called with the WSGI environ)"
 
 
-def test_where_a_callable_raised_is_logged_without_what_it_said(
+def test_key_callable_that_raised_is_logged_without_what_it_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     _, _, content = answer_to(FalProxy(key=failing_source), HTTP_X_FAL_TARGET_URL=RUN)
@@ -276,13 +276,13 @@ def test_where_a_callable_raised_is_logged_without_what_it_said(
     assert json.loads(content)["message"] == message
 
 
-def test_what_a_callable_raises_does_not_show_in_a_traceback() -> None:
+def test_key_callable_that_raised_does_not_show_in_a_traceback() -> None:
     trace = traceback_of_a_failure(Key(failing_source))
     assert "KeyMissing" in trace
     assert "private" not in trace
 
 
-def test_callable_that_gives_bytes_does_not_give_a_key() -> None:
+def test_key_callable_that_gives_bytes_does_not_give_a_key() -> None:
     source: Callable[..., object] = lambda _: b"private"  # noqa: E731 - its type is the mistake
     with pytest.raises((TypeError, FalProxyError)):
         Key(source).authorization({})  # type: ignore[arg-type]
@@ -333,7 +333,7 @@ def test_key_comes_from_the_environment(
         ),
     ],
 )
-def test_environment_without_a_key_means_that_it_is_missing(
+def test_key_is_missing_if_the_environment_has_none(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
 ) -> None:
     set_variables(monkeypatch, environment)
@@ -362,7 +362,7 @@ def test_key_that_is_given_comes_before_the_environment(monkeypatch: pytest.Monk
     assert authorization(Key("given")) == "Key given"
 
 
-def test_file_that_the_environment_names_comes_before_id_and_secret(
+def test_key_file_of_the_environment_comes_before_id_and_secret(
     monkeypatch: pytest.MonkeyPatch, key_file: Path
 ) -> None:
     key_file.write_text(f"{KEY}\n")
@@ -372,7 +372,7 @@ def test_file_that_the_environment_names_comes_before_id_and_secret(
     assert authorization(Key(None)) == f"Key {KEY}"
 
 
-def test_file_that_the_environment_names_is_read_again_when_it_changes(
+def test_key_file_of_the_environment_is_read_again_when_it_changes(
     monkeypatch: pytest.MonkeyPatch, key_file: Path
 ) -> None:
     monkeypatch.setenv("FAL_KEY_FILE", str(key_file))
@@ -385,7 +385,7 @@ def test_file_that_the_environment_names_is_read_again_when_it_changes(
     assert authorization(credentials) == "Key other"
 
 
-def test_environment_may_name_another_file_later(
+def test_key_file_of_the_environment_may_be_another_later(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     credentials = Key(None)
@@ -409,12 +409,12 @@ def test_environment_may_name_another_file_later(
         pytest.param(KEY.encode() + b"\n" * 100, id="many-newlines"),
     ],
 )
-def test_file_holds_the_key(key_file: Path, content: bytes) -> None:
+def test_key_file_holds_the_key(key_file: Path, content: bytes) -> None:
     key_file.write_bytes(content)
     assert authorization(Key(KeyFile(key_file))) == f"Key {KEY}"
 
 
-def test_path_of_a_file_may_be_text(key_file: Path) -> None:
+def test_key_file_may_be_named_by_text(key_file: Path) -> None:
     key_file.write_text("k")
     assert authorization(Key(KeyFile(str(key_file)))) == "Key k"
 
@@ -422,7 +422,9 @@ def test_path_of_a_file_may_be_text(key_file: Path) -> None:
 @pytest.mark.parametrize(
     "content", [pytest.param(b"", id="empty"), pytest.param(b" \r\n", id="blank")]
 )
-def test_blank_file_means_that_the_key_is_missing(key_file: Path, content: bytes) -> None:
+def test_key_file_that_is_blank_means_that_the_key_is_missing(
+    key_file: Path, content: bytes
+) -> None:
     key_file.write_bytes(content)
     with pytest.raises(KeyMissing) as caught:
         Key(KeyFile(key_file)).authorization({})
@@ -431,7 +433,7 @@ def test_blank_file_means_that_the_key_is_missing(key_file: Path, content: bytes
     )
 
 
-def test_blank_file_that_the_environment_names_is_told_of(
+def test_key_file_of_the_environment_that_is_blank_is_told_of(
     monkeypatch: pytest.MonkeyPatch, key_file: Path
 ) -> None:
     monkeypatch.setenv("FAL_KEY_FILE", str(key_file))
@@ -453,7 +455,7 @@ def test_blank_file_that_the_environment_names_is_told_of(
         pytest.param(b"\x7fELF", 1, id="binary"),
     ],
 )
-def test_file_that_holds_no_key_is_refused_by_position(
+def test_key_file_that_holds_no_key_is_refused_by_position(
     key_file: Path, content: bytes, position: int
 ) -> None:
     key_file.write_bytes(content)
@@ -461,7 +463,7 @@ def test_file_that_holds_no_key_is_refused_by_position(
         Key(KeyFile(key_file)).authorization({})
 
 
-def test_file_that_is_too_large_for_a_key_is_refused(key_file: Path) -> None:
+def test_key_file_that_is_too_large_is_refused(key_file: Path) -> None:
     key_file.write_bytes(b"a" * 5_000)
     with pytest.raises(FalProxyError):
         Key(KeyFile(key_file)).authorization({})
@@ -475,7 +477,9 @@ def test_file_that_is_too_large_for_a_key_is_refused(key_file: Path) -> None:
         pytest.param("a\0b", id="no-path"),
     ],
 )
-def test_file_that_cannot_be_read_means_that_the_key_is_missing(tmp_path: Path, name: str) -> None:
+def test_key_file_that_cannot_be_read_means_that_the_key_is_missing(
+    tmp_path: Path, name: str
+) -> None:
     with pytest.raises(KeyMissing) as caught:
         Key(KeyFile(tmp_path / name)).authorization({})
     assert (caught.value.reason, caught.value.status[:3]) == ("key_missing", "500")
@@ -486,7 +490,7 @@ def test_file_that_cannot_be_read_means_that_the_key_is_missing(tmp_path: Path, 
     assert str(tmp_path) not in caught.value.detail
 
 
-def test_file_that_changes_in_size_is_read_again(key_file: Path) -> None:
+def test_key_file_that_changes_in_size_is_read_again(key_file: Path) -> None:
     source = KeyFile(key_file)
     key_file.write_text("a")
     age(key_file, 1)
@@ -496,7 +500,7 @@ def test_file_that_changes_in_size_is_read_again(key_file: Path) -> None:
     assert source({}) == "bb"
 
 
-def test_file_that_changes_in_time_is_read_again(key_file: Path) -> None:
+def test_key_file_that_changes_in_time_is_read_again(key_file: Path) -> None:
     source = KeyFile(key_file)
     key_file.write_text("a")
     age(key_file, 1)
@@ -506,7 +510,7 @@ def test_file_that_changes_in_time_is_read_again(key_file: Path) -> None:
     assert source({}) == "b"
 
 
-def test_file_that_is_replaced_by_another_is_read_again(key_file: Path, tmp_path: Path) -> None:
+def test_key_file_that_is_replaced_is_read_again(key_file: Path, tmp_path: Path) -> None:
     source = KeyFile(key_file)
     key_file.write_text("a")
     age(key_file, 1)
@@ -518,7 +522,7 @@ def test_file_that_is_replaced_by_another_is_read_again(key_file: Path, tmp_path
     assert source({}) == "b"
 
 
-def test_file_that_has_not_changed_is_not_read_again(
+def test_key_file_that_has_not_changed_is_not_read_again(
     key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = KeyFile(key_file)
@@ -528,7 +532,7 @@ def test_file_that_has_not_changed_is_not_read_again(
     assert source({}) == "a"
 
 
-def test_file_that_changes_under_its_old_time_is_read_again(key_file: Path) -> None:
+def test_key_file_that_changes_under_its_old_time_is_read_again(key_file: Path) -> None:
     source = KeyFile(key_file)
     key_file.write_text("a")
     age(key_file, 1)
@@ -538,12 +542,12 @@ def test_file_that_changes_under_its_old_time_is_read_again(key_file: Path) -> N
     assert source({}) == "b"
 
 
-def test_part_of_a_secret_does_not_show_either() -> None:
+def test_secret_does_not_show_in_part_either() -> None:
     assert repr(Hidden("private")[:3]) == "<redacted>"
     assert Hidden("private")[:3] == "pri"
 
 
-def test_file_that_goes_away_is_not_remembered(key_file: Path) -> None:
+def test_key_file_that_goes_away_is_not_remembered(key_file: Path) -> None:
     credentials = Key(KeyFile(key_file))
     key_file.write_text("a")
     assert authorization(credentials) == "Key a"
@@ -552,7 +556,7 @@ def test_file_that_goes_away_is_not_remembered(key_file: Path) -> None:
         credentials.authorization({})
 
 
-def test_file_that_comes_late_counts(key_file: Path) -> None:
+def test_key_file_that_comes_late_counts(key_file: Path) -> None:
     credentials = Key(KeyFile(key_file))
     with pytest.raises(KeyMissing):
         credentials.authorization({})
@@ -567,12 +571,14 @@ def test_key_of_a_file_does_not_show_in_a_repr(key_file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["FAL_KEY_ID", "FAL_KEY_SECRET"])
-def test_half_a_key_is_told(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_key_of_the_environment_that_is_half_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     monkeypatch.setenv(name, "half")
     with pytest.raises(KeyMissing, match="Only one of FAL_KEY_ID and FAL_KEY_SECRET"):
         Key(None).authorization({})
 
 
-def test_callable_that_gives_no_key_is_to_blame_itself() -> None:
+def test_key_callable_that_gives_no_key_is_to_blame_itself() -> None:
     with pytest.raises(KeyMissing, match="The callable for the fal key"):
         Key(lambda _: None).authorization({})

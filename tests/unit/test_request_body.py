@@ -125,7 +125,9 @@ def relayed(body: RequestBody) -> bytes:
         pytest.param({"HTTP_TRANSFER_ENCODING": ""}, 0, id="transfer-encoding-empty"),
     ],
 )
-def test_length_is_told_without_reading(environ: dict[str, Any], length: int | None) -> None:
+def test_request_body_tells_its_length_without_reading(
+    environ: dict[str, Any], length: int | None
+) -> None:
     assert body_of(environ, KeepAlive(b"")).length == length
 
 
@@ -155,7 +157,9 @@ def test_length_is_told_without_reading(environ: dict[str, Any], length: int | N
         ),
     ],
 )
-def test_length_that_cannot_be_told_is_refused_without_reading(environ: dict[str, Any]) -> None:
+def test_request_body_refuses_a_length_that_cannot_be_told_without_reading(
+    environ: dict[str, Any],
+) -> None:
     body = body_of(environ, KeepAlive(b""))
     with pytest.raises(ContentLengthInvalid) as caught:
         body.accept()
@@ -187,7 +191,7 @@ def test_length_that_cannot_be_told_is_refused_without_reading(environ: dict[str
         pytest.param("application/json" + "; a=b" * 20_000, id="many-parameters"),
     ],
 )
-def test_json_by_its_content_type_is_accepted(content_type: str) -> None:
+def test_request_body_accepts_json_by_its_content_type(content_type: str) -> None:
     assert relayed(declared(2, b"{}", content_type=content_type)) == b"{}"
 
 
@@ -233,14 +237,14 @@ def test_json_by_its_content_type_is_accepted(content_type: str) -> None:
         pytest.param('application/json; a="' + "b" * 100_000, id="long-quote-not-closed"),
     ],
 )
-def test_body_that_is_not_json_by_its_content_type_is_refused(content_type: str) -> None:
+def test_request_body_refuses_what_is_not_json_by_its_content_type(content_type: str) -> None:
     body = declared(2, b"{}", content_type=content_type)
     with pytest.raises(UnsupportedMediaType) as caught:
         body.accept()
     assert (caught.value.reason, caught.value.status[:3]) == ("unsupported_media_type", "415")
 
 
-def test_body_without_content_type_is_refused() -> None:
+def test_request_body_without_content_type_is_refused() -> None:
     body = RequestBody({"CONTENT_LENGTH": "2", "wsgi.input": io.BytesIO(b"{}")}, MAX)
     with pytest.raises(UnsupportedMediaType):
         body.accept()
@@ -254,17 +258,17 @@ def test_body_without_content_type_is_refused() -> None:
         pytest.param("text/plain", id="text"),
     ],
 )
-def test_content_type_does_not_matter_without_a_body(content_type: str) -> None:
+def test_request_body_that_is_empty_may_have_any_content_type(content_type: str) -> None:
     assert relayed(declared(0, KeepAlive(b""), content_type=content_type)) == b""
 
 
-def test_content_type_does_not_matter_for_a_chunked_body_that_is_empty() -> None:
+def test_request_body_that_is_chunked_and_empty_may_have_any_content_type() -> None:
     body = chunked(b"", CONTENT_TYPE="text/plain")
     assert relayed(body) == b""
     assert body.length == 0
 
 
-def test_chunked_body_that_is_not_json_is_refused() -> None:
+def test_request_body_that_is_chunked_and_not_json_is_refused() -> None:
     body = chunked(b"{}", CONTENT_TYPE="text/plain")
     with pytest.raises(UnsupportedMediaType):
         body.accept()
@@ -286,17 +290,17 @@ around_the_bounds = pytest.mark.parametrize(
 
 
 @around_the_bounds
-def test_body_of_a_declared_length_is_relayed_and_nothing_after_it(size: int) -> None:
+def test_request_body_of_a_declared_length_is_relayed_and_nothing_after_it(size: int) -> None:
     assert relayed(declared(size, KeepAlive(LONG[:size]))) == LONG[:size]
 
 
 @around_the_bounds
-def test_chunked_body_is_relayed(size: int) -> None:
+def test_request_body_that_is_chunked_is_relayed(size: int) -> None:
     assert relayed(chunked(LONG[:size])) == LONG[:size]
 
 
 @around_the_bounds
-def test_body_of_http_2_without_a_length_is_relayed(size: int) -> None:
+def test_request_body_of_http_2_without_a_length_is_relayed(size: int) -> None:
     environ = {"wsgi.input_terminated": True, "SERVER_PROTOCOL": "HTTP/2"}
     assert relayed(body_of(environ, LONG[:size])) == LONG[:size]
 
@@ -308,7 +312,7 @@ def test_body_of_http_2_without_a_length_is_relayed(size: int) -> None:
         pytest.param(PIECE_BYTES - 1, id="nearly-a-piece"),
     ],
 )
-def test_short_reads_of_a_declared_length_are_not_its_end(at_most: int) -> None:
+def test_request_body_of_a_declared_length_does_not_end_with_a_short_read(at_most: int) -> None:
     assert relayed(declared(len(LONG), ShortReads(LONG + b"next", at_most))) == LONG
 
 
@@ -319,12 +323,12 @@ def test_short_reads_of_a_declared_length_are_not_its_end(at_most: int) -> None:
         pytest.param(PIECE_BYTES - 1, id="nearly-a-piece"),
     ],
 )
-def test_short_reads_of_a_chunked_body_are_not_its_end(at_most: int) -> None:
+def test_request_body_that_is_chunked_does_not_end_with_a_short_read(at_most: int) -> None:
     assert relayed(chunked(ShortReads(LONG, at_most))) == LONG
 
 
 @pytest.mark.parametrize("environ", [{"CONTENT_LENGTH": "9"}, CHUNKED])
-def test_input_that_gives_more_than_it_is_asked_for_is_refused(
+def test_request_body_refuses_an_input_that_gives_more_than_it_is_asked_for(
     environ: dict[str, Any],
 ) -> None:
     asked: list[int] = []
@@ -342,39 +346,39 @@ def test_input_that_gives_more_than_it_is_asked_for_is_refused(
     assert len(asked) == 2
 
 
-def test_body_is_relayed_in_pieces() -> None:
+def test_request_body_is_relayed_in_pieces() -> None:
     body = declared(len(LONG), KeepAlive(LONG))
     body.accept()
     sizes = [len(body.read_ahead()), *map(len, body.rest())]
     assert sizes == [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES, len(LONG) - 3 * PIECE_BYTES]
 
 
-def test_chunked_body_is_relayed_in_pieces() -> None:
+def test_request_body_that_is_chunked_is_relayed_in_pieces() -> None:
     body = chunked(LONG)
     body.accept()
     sizes = [len(body.read_ahead()), *map(len, body.rest())]
     assert sizes == [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES, len(LONG) - 3 * PIECE_BYTES]
 
 
-def test_body_of_a_declared_length_is_accepted_without_reading() -> None:
+def test_request_body_of_a_declared_length_is_accepted_without_reading() -> None:
     body = declared(2, KeepAlive(b""))
     body.accept()
     assert body.length == 2
 
 
-def test_small_chunked_body_has_a_length_once_it_is_accepted() -> None:
+def test_request_body_that_is_chunked_and_small_has_a_length_once_accepted() -> None:
     body = chunked(b"{}")
     body.accept()
     assert body.length == 2
 
 
-def test_large_chunked_body_has_no_length() -> None:
+def test_request_body_that_is_chunked_and_large_has_no_length() -> None:
     body = chunked(LONG)
     body.accept()
     assert body.length is None
 
 
-def test_first_piece_is_read_once() -> None:
+def test_request_body_reads_its_first_piece_once() -> None:
     body = declared(2, KeepAlive(b"{}"))
     assert (body.read_ahead(), body.read_ahead()) == (b"{}", b"{}")
 
@@ -394,7 +398,7 @@ def test_first_piece_is_read_once() -> None:
         pytest.param(2 * PIECE_BYTES, id="two-pieces"),
     ],
 )
-def test_body_as_large_as_the_maximum_is_relayed(maximum: int) -> None:
+def test_request_body_as_large_as_the_maximum_is_relayed(maximum: int) -> None:
     assert relayed(declared(maximum, LONG[:maximum], maximum)) == LONG[:maximum]
     assert relayed(chunked(LONG[:maximum], maximum)) == LONG[:maximum]
 
@@ -408,7 +412,9 @@ def test_body_as_large_as_the_maximum_is_relayed(maximum: int) -> None:
         pytest.param(2 * PIECE_BYTES, id="two-pieces"),
     ],
 )
-def test_body_declared_larger_than_the_maximum_is_refused_without_reading(maximum: int) -> None:
+def test_request_body_declared_larger_than_the_maximum_is_refused_without_reading(
+    maximum: int,
+) -> None:
     body = declared(maximum + 1, KeepAlive(b""), maximum)
     with pytest.raises(BodyTooLarge) as caught:
         body.accept()
@@ -416,7 +422,7 @@ def test_body_declared_larger_than_the_maximum_is_refused_without_reading(maximu
     assert f" {maximum} bytes" in caught.value.detail
 
 
-def test_media_type_is_decided_before_the_size() -> None:
+def test_request_body_decides_the_media_type_before_the_size() -> None:
     body = declared(2, KeepAlive(b""), 1, content_type="text/plain")
     with pytest.raises(UnsupportedMediaType):
         body.accept()
@@ -440,13 +446,15 @@ def test_media_type_is_decided_before_the_size() -> None:
         pytest.param(2 * PIECE_BYTES, len(LONG), id="two-pieces-much-larger"),
     ],
 )
-def test_chunked_body_larger_than_the_maximum_is_refused(maximum: int, size: int) -> None:
+def test_request_body_that_is_chunked_and_larger_than_the_maximum_is_refused(
+    maximum: int, size: int
+) -> None:
     with pytest.raises(BodyTooLarge) as caught:
         relayed(chunked(LONG[:size], maximum))
     assert (caught.value.reason, caught.value.status[:3]) == ("body_too_large", "413")
 
 
-def test_chunked_body_is_read_no_further_than_one_byte_over_the_maximum() -> None:
+def test_request_body_that_is_chunked_is_read_one_byte_over_the_maximum_at_most() -> None:
     source = io.BytesIO(LONG)
     with pytest.raises(BodyTooLarge):
         relayed(chunked(source, 100_000))
@@ -464,7 +472,7 @@ def test_chunked_body_is_read_no_further_than_one_byte_over_the_maximum() -> Non
         pytest.param(PIECE_BYTES, LONG[: PIECE_BYTES - 1], id="one-byte-less-than-a-piece"),
     ],
 )
-def test_small_body_that_ends_early_is_refused_before_anything_is_sent(
+def test_request_body_that_is_small_and_ends_early_is_refused_before_it_is_sent(
     length: int, content: bytes
 ) -> None:
     body = declared(length, content)
@@ -482,7 +490,7 @@ def test_small_body_that_ends_early_is_refused_before_anything_is_sent(
         pytest.param(len(LONG) - 1, id="one-byte-less"),
     ],
 )
-def test_large_body_that_ends_early_is_incomplete(size: int) -> None:
+def test_request_body_that_is_large_and_ends_early_is_incomplete(size: int) -> None:
     body = declared(len(LONG), LONG[:size])
     assert len(body.read_ahead()) == PIECE_BYTES
     with pytest.raises(BodyIncomplete):
@@ -515,7 +523,7 @@ def test_large_body_that_ends_early_is_incomplete(size: int) -> None:
         pytest.param(CHUNKED, id="chunked"),
     ],
 )
-def test_body_that_cannot_be_read_is_incomplete(
+def test_request_body_that_cannot_be_read_is_incomplete(
     environ: dict[str, Any], size: int, error: type[Exception]
 ) -> None:
     body = body_of(environ, Breaking(LONG[:size], error))
@@ -525,7 +533,7 @@ def test_body_that_cannot_be_read_is_incomplete(
     assert isinstance(caught.value.__cause__, error)
 
 
-def test_exit_of_the_server_while_it_reads_is_not_swallowed() -> None:
+def test_request_body_does_not_swallow_the_exit_of_the_server() -> None:
     class Exiting:
         def read(self, size: int) -> bytes:
             raise SystemExit(size)
@@ -557,18 +565,18 @@ def read_by_discard(body: RequestBody, source: io.BytesIO) -> int:
         pytest.param(3_000_000, 0, 1_048_576, id="nothing-accepted"),
     ],
 )
-def test_body_that_was_not_read_is_discarded(length: int, maximum: int, count: int) -> None:
+def test_request_body_that_was_not_read_is_discarded(length: int, maximum: int, count: int) -> None:
     source = io.BytesIO(bytes(length))
     assert read_by_discard(declared(length, source, maximum), source) == count
 
 
-def test_discard_reads_nothing_past_the_body() -> None:
+def test_request_body_discard_reads_nothing_past_it() -> None:
     source = KeepAlive(LONG)
     declared(len(LONG), source).discard()
     assert source.left == 0
 
 
-def test_discard_takes_what_is_left_of_a_body_in_part_read() -> None:
+def test_request_body_discard_takes_the_rest_of_a_body_in_part_read() -> None:
     source = KeepAlive(LONG)
     body = declared(len(LONG), source)
     body.read_ahead()
@@ -576,37 +584,37 @@ def test_discard_takes_what_is_left_of_a_body_in_part_read() -> None:
     assert source.left == 0
 
 
-def test_discard_of_a_body_that_was_read_reads_nothing() -> None:
+def test_request_body_discard_reads_nothing_if_it_was_read() -> None:
     body = declared(len(LONG), KeepAlive(LONG))
     relayed(body)
     body.discard()
     assert list(body.rest()) == []
 
 
-def test_discard_twice_reads_once() -> None:
+def test_request_body_discard_twice_reads_once() -> None:
     source = io.BytesIO(LONG)
     body = declared(10, source)
     body.discard()
     assert read_by_discard(body, source) == 0
 
 
-def test_discard_of_a_chunked_body_reads_as_much_as_is_accepted() -> None:
+def test_request_body_discard_reads_as_much_of_chunks_as_is_accepted() -> None:
     source = io.BytesIO(LONG)
     assert read_by_discard(chunked(source, 100_000), source) == 100_001
 
 
-def test_discard_of_a_chunked_body_ends_where_it_ends() -> None:
+def test_request_body_discard_of_chunks_ends_where_they_end() -> None:
     source = io.BytesIO(b"{}")
     assert read_by_discard(chunked(source), source) == 2
 
 
-def test_discard_of_short_reads_goes_on() -> None:
+def test_request_body_discard_goes_on_after_a_short_read() -> None:
     source = ShortReads(LONG, 1_000)
     declared(len(LONG), source).discard()
     assert source.read(1) == b""
 
 
-def test_discard_of_a_body_that_cannot_be_read_raises_nothing() -> None:
+def test_request_body_discard_raises_nothing_if_it_cannot_be_read() -> None:
     body = declared(len(LONG), Breaking(b"a"))
     body.discard()
     assert list(body.rest()) == []
@@ -619,7 +627,9 @@ def test_discard_of_a_body_that_cannot_be_read_raises_nothing() -> None:
         pytest.param(lambda: io.BytesIO(b"a"), id="ended-early"),
     ],
 )
-def test_input_that_failed_is_not_read_again(failing: Callable[[], Input]) -> None:
+def test_request_body_does_not_read_an_input_again_that_failed(
+    failing: Callable[[], Input],
+) -> None:
     body = declared(9, failing())
     with pytest.raises(BodyIncomplete):
         body.read_ahead()
@@ -633,7 +643,9 @@ def test_input_that_failed_is_not_read_again(failing: Callable[[], Input]) -> No
         pytest.param(PIECE_BYTES + 1, PIECE_BYTES, id="read-in-pieces"),
     ],
 )
-def test_gunicorn_reads_no_further_ahead_than_one_piece(size: int, bound: int) -> None:
+def test_request_body_has_gunicorn_read_no_further_ahead_than_one_piece(
+    size: int, bound: int
+) -> None:
     source = io.BytesIO(bytes(size))
     unreader = SimpleNamespace(max_body_chunk=1_048_576)
     gunicorns = SimpleNamespace(read=source.read, reader=SimpleNamespace(unreader=unreader))

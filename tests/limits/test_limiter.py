@@ -67,13 +67,13 @@ def answer(proxy: FalProxy, target: str = LLM, **environ: Any) -> tuple[str, dic
 # What a refusal says.
 
 
-def test_what_is_over_a_limit_is_429_and_not_sent(fal: FakeFal) -> None:
+def test_limiter_answers_429_over_a_limit_and_nothing_is_sent(fal: FakeFal) -> None:
     proxy = limited(fal, "2/day", "100/7 days global")
     assert [call(proxy) for _ in range(4)] == ["200", "200", "limit_exceeded", "limit_exceeded"]
     assert len(fal.requests) == 2
 
 
-def test_a_refusal_says_which_limit_and_when_again(fal: FakeFal) -> None:
+def test_limiter_refusal_says_which_limit_and_when_again(fal: FakeFal) -> None:
     proxy = limited(fal, "1/day", "2/day global")
     call(proxy)
     status, headers, content = answer(proxy)
@@ -98,13 +98,13 @@ def test_a_refusal_says_which_limit_and_when_again(fal: FakeFal) -> None:
         ),
     ],
 )
-def test_a_refusal_is_one_for_the_person_who_meets_it(text: str, cost: int, detail: str) -> None:
+def test_limiter_refusal_is_for_the_person_who_meets_it(text: str, cost: int, detail: str) -> None:
     refusal = _exceeded(limit(text), 3, 1, cost)
     assert isinstance(refusal, LimitExceeded)
     assert refusal.detail == detail
 
 
-def test_of_two_limits_without_room_the_longer_wait_is_told(fal: FakeFal) -> None:
+def test_limiter_refusal_tells_the_longer_wait_of_two_limits(fal: FakeFal) -> None:
     proxy = limited(fal, "1/day", "1/1000 days", "9/9999 days")
     call(proxy)
     assert answer(proxy)[1]["RateLimit"].startswith('"1/1000 days"')
@@ -122,7 +122,7 @@ def test_of_two_limits_without_room_the_longer_wait_is_told(fal: FakeFal) -> Non
         (172_801, "3 days"),
     ],
 )
-def test_a_time_is_told_in_a_unit_that_suits(seconds: int, told: str) -> None:
+def test_limiter_refusal_tells_a_time_in_a_unit_that_suits(seconds: int, told: str) -> None:
     assert _duration(seconds) == told
 
 
@@ -141,7 +141,7 @@ QUEUED = "https://queue.fal.run/fal-ai/flux/requests/x"
         ("POST", "https://rest.fal.ai/storage/upload/initiate"),
     ],
 )
-def test_what_is_free_goes_on_when_a_limit_is_reached(
+def test_limiter_lets_free_calls_through_when_a_limit_is_reached(
     fal: FakeFal, method: str, target: str
 ) -> None:
     proxy = limited(fal, "1/day")
@@ -151,7 +151,7 @@ def test_what_is_free_goes_on_when_a_limit_is_reached(
     assert call(proxy, target, REQUEST_METHOD=method) == "200"
 
 
-def test_what_is_free_counts_nothing(fal: FakeFal) -> None:
+def test_limiter_does_not_count_free_calls(fal: FakeFal) -> None:
     proxy = limited(fal, "1/day")
     for _ in range(3):
         fal.answer_next(200, "{}")
@@ -168,7 +168,7 @@ def test_what_is_free_counts_nothing(fal: FakeFal) -> None:
         "https://x.fal.run/y",
     ],
 )
-def test_what_may_spend_counts(fal: FakeFal, target: str) -> None:
+def test_limiter_counts_calls_that_may_spend(fal: FakeFal, target: str) -> None:
     proxy = limited(fal, "1/day")
     fal.answer_next(200, "{}")
     assert call(proxy, target) == "200"
@@ -199,16 +199,16 @@ PRICES = {"fal-ai/veo3/**": 20, "fal-ai/veo3/fast": 10, "**/pro": 5, "fal-ai/*":
         pytest.param(None, 20, id="not-in-the-path"),
     ],
 )
-def test_a_call_costs_by_its_endpoint(endpoint: str | None, cost: int) -> None:
+def test_costs_are_those_of_the_endpoint(endpoint: str | None, cost: int) -> None:
     assert Costs(PRICES).of(endpoint) == cost
 
 
 @pytest.mark.parametrize("endpoint", ["fal-ai/veo3", "%", None])
-def test_without_prices_each_call_costs_one(endpoint: str | None) -> None:
+def test_costs_of_each_call_are_one_by_default(endpoint: str | None) -> None:
     assert Costs(None).of(endpoint) == 1
 
 
-def test_a_dear_call_is_refused_where_a_cheap_one_is_not(fal: FakeFal) -> None:
+def test_costs_refuse_a_dear_call_where_a_cheap_one_is_not(fal: FakeFal) -> None:
     proxy = limited(fal, "5/day", costs={"fal-ai/veo3/**": 5})
     assert call(proxy) == "200"
     assert call(proxy, "https://fal.run/fal-ai/veo3/fast") == "limit_exceeded"
@@ -229,11 +229,13 @@ def test_a_dear_call_is_refused_where_a_cheap_one_is_not(fal: FakeFal) -> None:
         pytest.param(("a", "192.0.2.1"), ("a", "192.0.2.2"), id="identity-anywhere"),
     ],
 )
-def test_these_are_one_caller(one: tuple[str | None, str], other: tuple[str | None, str]) -> None:
+def test_caller_name_is_the_same(
+    one: tuple[str | None, str], other: tuple[str | None, str]
+) -> None:
     assert caller_name(*one) == caller_name(*other)
 
 
-def test_these_are_callers_of_their_own() -> None:
+def test_caller_name_is_another() -> None:
     known = [
         (None, "192.0.2.1"),
         (None, "192.0.2.2"),
@@ -256,7 +258,7 @@ def test_these_are_callers_of_their_own() -> None:
     assert {len(name) for name in names} == {32}
 
 
-def test_each_identity_has_its_own_limit_and_all_share_a_global_one(fal: FakeFal) -> None:
+def test_limiter_counts_each_identity_alone_and_all_together(fal: FakeFal) -> None:
     proxy = limited(
         fal, "2/day", "3/day global", authorize=lambda request: Allow(request.environ["HTTP_X_WHO"])
     )
@@ -265,7 +267,7 @@ def test_each_identity_has_its_own_limit_and_all_share_a_global_one(fal: FakeFal
     assert calls == ["200", "200", over, "200", over, over]
 
 
-def test_redis_is_told_nobodys_name(fal: FakeFal, redis: RedisServer) -> None:
+def test_limiter_tells_redis_nobodys_name(fal: FakeFal, redis: RedisServer) -> None:
     proxy = limited(fal, "2/day", limits_storage=redis.uri, authorize=lambda _: Allow("alice"))
     call(proxy)
     call(limited(fal, "2/day", limits_storage=redis.uri))
@@ -328,14 +330,14 @@ WAYS_ROUND: list[Change] = [
 
 
 @pytest.mark.parametrize("change", WAYS_ROUND, ids=lambda change: " ".join(change.values())[:60])
-def test_no_way_round_reaches_fal(fal: FakeFal, change: Change) -> None:
+def test_limiter_is_not_passed_by_any_way_round(fal: FakeFal, change: Change) -> None:
     proxy = limited(fal, "1/day")
     assert call(proxy) == "200"
     assert call(proxy, **change) in {"limit_exceeded", "method_not_allowed"}
     assert len(fal.requests) == 1
 
 
-def test_a_caller_moves_within_its_ipv6_network_in_vain(fal: FakeFal) -> None:
+def test_caller_name_moves_within_its_ipv6_network_in_vain(fal: FakeFal) -> None:
     proxy = limited(fal, "1/day")
     calls = [call(proxy, REMOTE_ADDR=f"2001:db8::{host:x}") for host in range(1, 20)]
     assert calls == ["200"] + ["limit_exceeded"] * 18
@@ -351,9 +353,7 @@ def test_a_caller_moves_within_its_ipv6_network_in_vain(fal: FakeFal) -> None:
         *((status, True) for status in (401, 402, 403, 404, 405, 429, 500, 502, 503, 504, 599)),
     ],
 )
-def test_fals_answer_tells_whether_it_is_given_back(
-    fal: FakeFal, status: int, unbilled: bool
-) -> None:
+def test_refund_is_told_by_fals_answer(fal: FakeFal, status: int, unbilled: bool) -> None:
     proxy = limited(fal, "1/day")
     fal.answer_next(status, "{}")
     assert call(proxy) == str(status)
@@ -361,7 +361,7 @@ def test_fals_answer_tells_whether_it_is_given_back(
     assert call(proxy) == ("200" if unbilled else "limit_exceeded")
 
 
-def test_50_calls_that_fal_fails_leave_the_allowance_whole(fal: FakeFal) -> None:
+def test_refund_of_50_calls_that_fal_fails_leaves_the_allowance_whole(fal: FakeFal) -> None:
     proxy = limited(fal, "10/day", "10/7 days global", costs={"**": 3})
     for _ in range(50):
         fal.answer_next(500, "{}")
@@ -420,7 +420,7 @@ Script = Callable[[Connection], None]
         ),
     ],
 )
-def test_a_failure_of_the_relay_is_given_back_where_fal_has_not_worked(
+def test_refund_of_a_failure_where_fal_has_not_worked(
     tmp_path: Path, script: Script, options: Any, reason: str, then: str
 ) -> None:
     with RawServer(script) as server:
@@ -429,13 +429,13 @@ def test_a_failure_of_the_relay_is_given_back_where_fal_has_not_worked(
         assert call(proxy) == then
 
 
-def test_a_call_that_no_connection_was_made_for_is_given_back(tmp_path: Path) -> None:
+def test_refund_of_a_call_that_no_connection_was_made_for(tmp_path: Path) -> None:
     with RawServer(silent) as server:
         proxy = raw(server, tmp_path)
     assert [call(proxy) for _ in range(3)] == ["upstream_unreachable"] * 3
 
 
-def test_an_answer_that_breaks_off_is_not_given_back(tmp_path: Path) -> None:
+def test_refund_is_not_for_an_answer_that_breaks_off(tmp_path: Path) -> None:
     with RawServer(cutting) as server:
         proxy = raw(server, tmp_path)
         with pytest.raises(Exception, match="broke off"):
@@ -443,7 +443,7 @@ def test_an_answer_that_breaks_off_is_not_given_back(tmp_path: Path) -> None:
         assert call(proxy) == "limit_exceeded"
 
 
-def test_a_call_that_the_client_leaves_is_not_given_back(tmp_path: Path) -> None:
+def test_refund_is_not_for_a_call_that_the_client_leaves(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         theirs = socket.create_connection(listener.getsockname())
         ours, _ = listener.accept()
@@ -460,7 +460,7 @@ def test_a_call_that_the_client_leaves_is_not_given_back(tmp_path: Path) -> None
         assert call(proxy) == "limit_exceeded"
 
 
-def test_what_a_later_check_refuses_is_given_back(fal: FakeFal) -> None:
+def test_refund_of_a_call_that_a_later_check_refuses(fal: FakeFal) -> None:
     keys = iter(["", "a b", fal.key, fal.key])
     proxy = limited(fal, "1/day", key=lambda _: next(keys))
     assert call(proxy) == "key_missing"
@@ -469,13 +469,13 @@ def test_what_a_later_check_refuses_is_given_back(fal: FakeFal) -> None:
     assert call(proxy) == "200"
 
 
-def test_a_body_that_ends_too_soon_is_given_back(fal: FakeFal) -> None:
+def test_refund_of_a_body_that_ends_too_soon(fal: FakeFal) -> None:
     proxy = limited(fal, "1/day")
     assert call(proxy, CONTENT_LENGTH="100") == "body_incomplete"
     assert call(proxy) == "200"
 
 
-def test_what_the_full_relay_refuses_is_given_back(fal: FakeFal) -> None:
+def test_refund_of_a_call_that_the_full_relay_refuses(fal: FakeFal) -> None:
     proxy = limited(fal, "2/day", max_concurrent=1)
     assert proxy._slots is not None
     release = proxy._slots.take()
@@ -484,7 +484,7 @@ def test_what_the_full_relay_refuses_is_given_back(fal: FakeFal) -> None:
     assert [call(proxy) for _ in range(3)] == ["200", "200", "limit_exceeded"]
 
 
-def test_a_call_is_counted_before_it_is_answered_whole(fal: FakeFal) -> None:
+def test_limiter_counts_a_call_before_it_is_answered_whole(fal: FakeFal) -> None:
     proxy = limited(fal, "1/day")
     environ = {
         "REQUEST_METHOD": "POST",
@@ -503,7 +503,7 @@ def test_a_call_is_counted_before_it_is_answered_whole(fal: FakeFal) -> None:
 # In its place among the decisions.
 
 
-def test_authorize_comes_before_and_the_key_after(fal: FakeFal) -> None:
+def test_limiter_comes_after_authorize_and_before_the_key(fal: FakeFal) -> None:
     proxy = limited(fal, "1/day", key=lambda _: "")
     assert call(proxy) == "key_missing"
     answers = iter([Refuse(401), Refuse(403), Allow("a"), Allow("a"), Allow("b")])
@@ -512,12 +512,12 @@ def test_authorize_comes_before_and_the_key_after(fal: FakeFal) -> None:
     assert calls == ["unauthenticated", "forbidden", "200", "limit_exceeded", "200"]
 
 
-def test_without_limits_nothing_is_counted(fal: FakeFal) -> None:
+def test_limiter_is_not_there_without_limits(fal: FakeFal) -> None:
     proxy = limited(fal, authorize=lambda _: Allow("a"))
     assert [call(proxy) for _ in range(3)] == ["200"] * 3
 
 
-def test_64_threads_get_no_more_than_the_limit_out_of_one_process(fal: FakeFal) -> None:
+def test_limiter_gives_64_threads_no_more_than_the_limit(fal: FakeFal) -> None:
     proxy = limited(fal, "100/day")
     with ThreadPoolExecutor(64) as threads:
         calls = list(threads.map(lambda _: call(proxy), range(300)))
@@ -528,7 +528,7 @@ def test_64_threads_get_no_more_than_the_limit_out_of_one_process(fal: FakeFal) 
 # When the store is down.
 
 
-def test_without_its_store_a_limit_refuses_what_spends_and_says_so_once(
+def test_limiter_without_its_store_refuses_what_spends_and_says_so_once(
     fal: FakeFal, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy = limited(fal, "9/day", limits_storage=redis.uri)
@@ -550,7 +550,7 @@ def test_without_its_store_a_limit_refuses_what_spends_and_says_so_once(
     assert ended == "The store of the limits answers again."
 
 
-def test_without_its_store_a_limit_that_fails_open_lets_all_through_and_says_so_once(
+def test_limiter_without_its_store_fails_open_and_says_so_once(
     fal: FakeFal, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     proxy = limited(fal, "1/day", limits_storage=redis.uri, limits_fail_open=True)
@@ -562,7 +562,7 @@ def test_without_its_store_a_limit_that_fails_open_lets_all_through_and_says_so_
     assert [call(proxy) for _ in range(2)] == ["200", "limit_exceeded"]
 
 
-def test_what_cannot_be_given_back_stays_taken(
+def test_refund_that_cannot_be_made_leaves_the_charge(
     fal: FakeFal, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     def key(_: WSGIEnvironment) -> str:
@@ -577,7 +577,7 @@ def test_what_cannot_be_given_back_stays_taken(
     assert caplog.messages[1].startswith("limits_unavailable")
 
 
-def test_a_late_answer_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+def test_limiter_outage_is_not_ended_by_a_late_answer(caplog: pytest.LogCaptureFixture) -> None:
     outage, failure = Outage("refused"), StoreFailed()
     early = outage.number
     outage.begins(outage.number, failure)
@@ -592,7 +592,7 @@ def test_a_late_answer_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
-def test_a_password_of_the_store_is_not_logged(
+def test_limiter_does_not_log_a_password_of_the_store(
     fal: FakeFal, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Nothing listens there.
@@ -671,14 +671,14 @@ EACH = "each must be such as '20/minute'"
         ({"limits_fail_open": 1}, "limits_fail_open=1 cannot be used: it must be True or False"),
     ],
 )
-def test_an_option_that_cannot_be_used_is_refused(options: Any, message: str) -> None:
+def test_limits_option_that_cannot_be_used_is_refused(options: Any, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         FalProxy(**options)
     assert str(caught.value).startswith(message)
     assert "s3cret" not in str(caught.value)
 
 
-def test_what_equals_no_limits_but_is_no_list_is_refused() -> None:
+def test_limits_option_that_equals_none_but_is_no_list_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"limits=<ANY> cannot be used: it must be a list"):
         FalProxy(limits=ANY)
 
@@ -691,7 +691,7 @@ def test_what_equals_no_limits_but_is_no_list_is_refused() -> None:
         ("redis.backoff", {"limits": ["1/day"], "limits_storage": "redis://h"}),
     ],
 )
-def test_a_library_that_is_not_installed_is_asked_for(
+def test_limits_option_asks_for_a_library_that_is_not_installed(
     monkeypatch: pytest.MonkeyPatch, module: str, options: Any
 ) -> None:
     monkeypatch.delitem(sys.modules, redis_store.__name__)
@@ -700,7 +700,7 @@ def test_a_library_that_is_not_installed_is_asked_for(
         FalProxy(**options)
 
 
-def test_without_limits_their_libraries_are_not_imported() -> None:
+def test_limits_libraries_are_not_imported_without_limits() -> None:
     code = (
         "import sys; from wsgi_fal_proxy import FalProxy; FalProxy();"
         "sys.exit(bool({'limits', 'redis'} & set(sys.modules)))"

@@ -22,7 +22,7 @@ def served(site: Site) -> webtest.TestApp:
     return webtest.TestApp(site, lint=True)
 
 
-def test_with_a_key_it_is_well() -> None:
+def test_standalone_health_is_ok_with_a_key() -> None:
     response = served(Site(key="id:secret")).get("/healthz")
 
     assert response.status == "200 OK"
@@ -32,7 +32,9 @@ def test_with_a_key_it_is_well() -> None:
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_a_key_in_the_environment_is_looked_up_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standalone_health_looks_up_a_key_in_the_environment_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     app = served(Site())
     assert app.get("/healthz", status=500).json["reason"] == "key_missing"
 
@@ -41,7 +43,7 @@ def test_a_key_in_the_environment_is_looked_up_each_time(monkeypatch: pytest.Mon
     assert app.get("/healthz").json == {"status": "ok"}
 
 
-def test_without_a_key_it_says_so() -> None:
+def test_standalone_health_says_that_there_is_no_key() -> None:
     response = served(Site()).get("/healthz", status=500)
 
     detail = "The fal proxy has no key: set FAL_KEY on the server."
@@ -50,7 +52,7 @@ def test_without_a_key_it_says_so() -> None:
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_a_malformed_key_is_told_by_position_and_not_shown() -> None:
+def test_standalone_health_tells_a_malformed_key_by_position() -> None:
     response = served(Site(key="id:se cret")).get("/healthz", status=500)
 
     assert response.json["reason"] == "key_malformed"
@@ -67,7 +69,9 @@ def test_a_malformed_key_is_told_by_position_and_not_shown() -> None:
         pytest.param("id:secret", "/", 404, id="nothing"),
     ],
 )
-def test_head_is_get_without_the_content(key: str, path: str, status: int) -> None:
+def test_standalone_answers_head_like_get_without_the_content(
+    key: str, path: str, status: int
+) -> None:
     app = served(Site(key=lambda environ: key))
 
     got, head = app.get(path, status=status), app.head(path, status=status)
@@ -78,14 +82,14 @@ def test_head_is_get_without_the_content(key: str, path: str, status: int) -> No
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz/", "/healthzz", "/api/fal/proxyfoo", "/api"])
-def test_there_is_nothing_else(path: str) -> None:
+def test_standalone_has_nothing_else(path: str) -> None:
     response = served(Site(key="id:secret")).get(path, status=404)
 
     assert response.json["reason"] == "not_found"
     assert response.headers["x-fal-proxy-error"] == "not_found"
 
 
-def test_without_a_path_there_is_nothing_either() -> None:
+def test_standalone_has_nothing_without_a_path_either() -> None:
     environ: WSGIEnvironment = {}
     setup_testing_defaults(environ)
     del environ["PATH_INFO"]
@@ -107,7 +111,7 @@ def test_without_a_path_there_is_nothing_either() -> None:
         pytest.param("/api/fal/proxy", 400, id="proxy"),
     ],
 )
-def test_a_content_that_is_not_wanted_is_read_away(path: str, status: int) -> None:
+def test_standalone_reads_content_away_that_is_not_wanted(path: str, status: int) -> None:
     content = io.BytesIO(b"x" * 100_000)
     request = webtest.TestRequest.blank(path, method="POST")
     request.body_file = content
@@ -119,25 +123,25 @@ def test_a_content_that_is_not_wanted_is_read_away(path: str, status: int) -> No
 
 
 @pytest.mark.parametrize("path", ["/api/fal/proxy", "/api/fal/proxy/", "/api/fal/proxy/below"])
-def test_the_proxy_answers_under_its_prefix(path: str) -> None:
+def test_standalone_relays_under_its_prefix(path: str) -> None:
     response = served(Site(key="id:secret")).post(path, status=400)
 
     assert response.json["reason"] == "target_missing"
 
 
-def test_the_prefix_can_be_chosen() -> None:
+def test_standalone_prefix_can_be_chosen() -> None:
     app = served(Site(prefix="/fal", key="id:secret"))
 
     assert app.post("/fal", status=400).json["reason"] == "target_missing"
     assert app.post("/api/fal/proxy", status=404).json["reason"] == "not_found"
 
 
-def test_a_prefix_over_the_health_path_is_refused() -> None:
+def test_standalone_refuses_a_prefix_over_the_health_path() -> None:
     with pytest.raises(SettingsError, match="prefix='/healthz' cannot be used"):
         Site(prefix="/healthz", key="id:secret")
 
 
-def test_the_options_are_those_of_the_proxy(fal: FakeFal) -> None:
+def test_standalone_takes_the_options_of_the_proxy(fal: FakeFal) -> None:
     app = served(Site(key=fal.key, pool_manager=fal.pool_manager()))
 
     response = app.post_json(
@@ -150,12 +154,12 @@ def test_the_options_are_those_of_the_proxy(fal: FakeFal) -> None:
     assert [record.host for record in fal.requests] == ["fal.run"]
 
 
-def test_a_wrong_option_is_refused() -> None:
+def test_standalone_refuses_a_wrong_option() -> None:
     with pytest.raises(SettingsError, match="did you mean read_timeout"):
         Site(read_timeouts=1)  # type: ignore[call-arg]
 
 
-def test_it_can_be_wrapped_in_its_turn() -> None:
+def test_standalone_can_be_wrapped() -> None:
     app = webtest.TestApp(FalProxyMiddleware(Site(key="id:secret"), prefix="/other"), lint=True)
 
     assert app.get("/healthz").json == {"status": "ok"}

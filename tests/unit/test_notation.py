@@ -16,7 +16,7 @@ from wsgi_fal_proxy._policy.limits.notation import Limit, limit
         ("1000 per 7 days  GLOBAL", Limit("1000/7 days global", 1_000, 604_800, is_global=True)),
     ],
 )
-def test_a_limit_is_read(text: str, read: Limit) -> None:
+def test_notation_of_a_limit_is_read(text: str, read: Limit) -> None:
     assert limit(text) == read
 
 
@@ -43,6 +43,6 @@ def test_a_limit_is_read(text: str, read: Limit) -> None:
         pytest.param("1" * 5_000 + "/minute", id="thousands-of-digits"),
     ],
 )
-def test_what_is_no_limit_is_refused(text: str) -> None:
+def test_notation_that_is_no_limit_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - what it says is said by who asked
         limit(text)
