@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.raw_server import WAIT_SECONDS
+from tests.support.serving import fork
 from wsgi_fal_proxy._downstream import watcher as module
 from wsgi_fal_proxy._downstream.connection import client_connection
 from wsgi_fal_proxy._downstream.watcher import Watcher, notice
@@ -279,7 +280,7 @@ def test_a_forked_child_watches_anew(pair: Pair) -> None:
     ours, theirs = pair
     with warm, warm_end:
         module.watcher.watch(warm.fileno(), lambda: None)
-        child = os.fork()
+        child = fork()
         if child == 0:  # pragma: no cover - another process
             gone = threading.Event()
             module.watcher.watch(ours.fileno(), gone.set)
