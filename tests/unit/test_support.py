@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+import threading
 
 import pytest
 
@@ -30,3 +32,19 @@ def test_no_test_reaches_another_machine() -> None:
 def test_no_test_looks_up_a_name() -> None:
     with pytest.raises(socket.gaierror):
         socket.getaddrinfo("fal.run", 443)
+
+
+def test_threads_that_begin_at_once_are_all_traced() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            go_on = threading.Event()
+            threads = [threading.Thread(target=go_on.wait) for _ in range(40)]
+            for thread in threads:
+                thread.start()
+            go_on.set()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(before)
