@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +44,8 @@ def serving(
         serve_gunicorn(
             "wsgi_fal_proxy.wsgi", *options, worker_class=worker_class, environment=environment
         ) as served,
-        urllib3.PoolManager(maxsize=CALLERS, retries=False, timeout=WAIT_SECONDS) as http,
+        # All callers at once share the machine: each waits for all others.
+        urllib3.PoolManager(maxsize=CALLERS, retries=False, timeout=6 * WAIT_SECONDS) as http,
     ):
 
         def call(_: int) -> str:
@@ -121,14 +122,21 @@ def test_limiter_refuses_while_its_store_is_stopped_under_load_and_nobody_waits(
 ) -> None:
     down, up = threading.Event(), threading.Event()
 
-    with serving(fal, redis, *THREADS) as (served, call), ThreadPoolExecutor(CALLERS) as threads:
+    with (
+        serving(fal, redis, *THREADS) as (served, call),
+        ThreadPoolExecutor(CALLERS) as threads,
+        ExitStack() as if_it_fails,
+    ):
+        # How long a caller waits is up to the machine: so until it is told, or the test has failed.
+        if_it_fails.callback(up.set)
+        if_it_fails.callback(down.set)
 
         def caller_of(number: int) -> list[str]:
             """Call until the store is down, while it is, and once it is up again."""
             answers = [call(number)]
-            assert down.wait(WAIT_SECONDS)
+            down.wait()
             answers.append(call(number))
-            assert up.wait(WAIT_SECONDS)
+            up.wait()
             return [*answers, *(call(number) for _ in range(4))]
 
         running = [threads.submit(caller_of, number) for number in range(CALLERS)]
@@ -141,14 +149,16 @@ def test_limiter_refuses_while_its_store_is_stopped_under_load_and_nobody_waits(
         assert call(0) == "limits_unavailable"
         redis.start()
         up.set()
-        told = [one.result(WAIT_SECONDS) for one in running]
+        told = [one.result() for one in running]
         log = served.log.read_text()
     assert during <= CALLERS + 1
     # From when it is back, as before it went; and never more than the limit.
     after = [answer for one in told for answer in one[2:]]
     assert set(after) == {"200", "limit_exceeded"}
-    # What Redis took and had no time to say is not relayed.
-    assert 90 <= len(fal.requests) <= taken(redis) == 100
+    # Redis sends the answers to what it has just taken only in its next turn, which does not come
+    # when it ends. On a busy machine that may be the calls of all callers. They are refused.
+    refused = [one[0] for one in told].count("limits_unavailable") + 1
+    assert 100 - refused <= len(fal.requests) <= taken(redis) == 100
     # A line when it begins and one when it is over, in each process that noticed.
     assert 1 <= log.count("the store of the limits failed") <= 4
     assert 1 <= log.count("answers again") <= 4

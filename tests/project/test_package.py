@@ -123,12 +123,41 @@ def test_sdist_has_tests_that_can_be_run(sdist: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def constraints(file: str) -> dict[str, str]:
+    """Give the version of each package that a constraints file of CI's pins."""
+    lines = (ROOT / ".ci" / file).read_text().splitlines()
+    pins = [line.partition(";")[0].strip() for line in lines if not line.startswith("#")]
+    pinned = dict(pin.split("==") for pin in pins)
+    assert len(pinned) == len(pins)
+    return {normalized(name): version for name, version in pinned.items()}
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def test_ci_tests_the_oldest_dependencies_and_every_python() -> None:
-    oldest = (ROOT / ".ci" / "oldest.txt").read_text().splitlines()
-    pinned = {line for line in oldest if not line.startswith("#")}
     lower = [re.match(r"([\w-]+)>=([\d.]+)", line) for line in PROJECT["dependencies"]]
-    assert pinned == {f"{found[1]}=={found[2]}.*" for found in lower if found}
+    oldest = {found[1]: f"{found[2]}.*" for found in lower if found}
+    assert constraints("oldest.txt") == oldest | {"flask": "3.0.*"}
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     classified = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
     assert f"python: {classified}".replace("'", '"') in workflow
-    assert "PIP_CONSTRAINT: .ci/oldest.txt" in workflow
+    assert 'python: "3.14t"' in workflow
+    assert "VERSIONS: oldest" in workflow
+
+
+def test_ci_pins_all_that_the_tests_install_and_tries_the_newest_every_week() -> None:
+    pinned = constraints("constraints.txt")
+    extras = PROJECT["optional-dependencies"]
+    required = [*PROJECT["dependencies"]]
+    for extra in ("lint", "limits", "servers", "test", "testing"):
+        required += extras[extra]
+    names = {normalized(re.split(r"[\[<>=]", line)[0]) for line in required}
+    assert names - {PROJECT["name"]} <= set(pinned)
+    assert PROJECT["name"] not in pinned
+    assert set(constraints("oldest.txt")) <= set(pinned)
+    workflow = (ROOT / ".github" / "workflows" / "newest.yml").read_text()
+    assert "schedule:" in workflow
+    assert "workflow_dispatch:" in workflow
+    assert "VERSIONS: newest" in workflow

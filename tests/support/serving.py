@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass
 from glob import iglob
 from pathlib import Path
@@ -140,6 +141,17 @@ def wait_for_port(port: int) -> None:
             return
         assert monotonic() < end, f"nothing listens on port {port}"
         sleep(0.01)
+
+
+def fork() -> int:
+    """Fork this process although it has threads, against which Python warns since 3.12.
+
+    For tests of the child: that it works all the same.
+    """
+    with warnings.catch_warnings():
+        message = "This process .* is multi-threaded"
+        warnings.filterwarnings("ignore", message, DeprecationWarning)
+        return os.fork()
 
 
 def other_end(client: socket.socket) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 
 import pytest
@@ -74,3 +75,19 @@ def test_network_guard_lets_no_test_reach_another_machine() -> None:
 def test_network_guard_lets_no_test_look_up_a_name() -> None:
     with pytest.raises(socket.gaierror):
         socket.getaddrinfo("fal.run", 443)
+
+
+def test_coverage_traces_all_threads_that_begin_at_once() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            go_on = threading.Event()
+            threads = [threading.Thread(target=go_on.wait) for _ in range(40)]
+            for thread in threads:
+                thread.start()
+            go_on.set()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(before)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.raw_server import WAIT_SECONDS
+from tests.support.serving import fork
 from wsgi_fal_proxy._downstream import watcher as module
 from wsgi_fal_proxy._downstream.connection import client_connection
 from wsgi_fal_proxy._downstream.watcher import Watcher
@@ -295,7 +296,7 @@ def test_watcher_starts_again_in_a_forked_child(pair: Pair) -> None:
     ours, theirs = pair
     with warm, warm_end:
         module.watcher.watch(warm.fileno(), Watched(threading.Event()))
-        child = os.fork()
+        child = fork()
         if child == 0:  # pragma: no cover - another process
             gone = threading.Event()
             module.watcher.watch(ours.fileno(), Watched(gone))

@@ -14,7 +14,7 @@ import urllib3
 
 from tests.support.environs import RUN, answer_to
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, answering, tcp_pair
-from tests.support.serving import free_port
+from tests.support.serving import fork, free_port
 from tests.wire.test_upstream import CHUNKED, OK, get, post, proxy_to, stalling, tunnelling
 from tests.wire.test_upstream import closing as hanging_up
 from wsgi_fal_proxy import FalProxy
@@ -389,7 +389,7 @@ def test_a_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
     with RawServer(script) as server:
         proxy = proxy_to(server, tmp_path)
         assert get(proxy)[2] == b"1"
-        child = os.fork()
+        child = fork()
         if child == 0:  # pragma: no cover - another process
             os._exit(0 if get(proxy)[2] == b"2" else 1)
         assert os.waitpid(child, 0)[1] == 0

@@ -16,6 +16,7 @@ import pytest
 import urllib3
 
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, answering, tcp_pair
+from tests.support.serving import fork
 from tests.wire.test_calls import one_piece, start
 from tests.wire.test_upstream import CHUNKED, OK, get, post, proxy_to
 from wsgi_fal_proxy import CallRecord, FalProxy
@@ -205,7 +206,7 @@ def test_call_aborted_while_it_connects_leaves_the_descriptor_alone() -> None:
 
 def in_a_child(work: Callable[[], bool]) -> bool:
     """Run this in a forked child; tell whether it returned True."""
-    child = os.fork()
+    child = fork()
     if child == 0:  # pragma: no cover - another process
         os._exit(0 if work() else 1)
     return os.waitpid(child, 0)[1] == 0
