@@ -14,15 +14,11 @@ import pytest
 import redis as redis_client
 
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
+from wsgi_fal_proxy._policy.limits.memory_store import MemoryStore
 from wsgi_fal_proxy._policy.limits.notation import limit
 from wsgi_fal_proxy._policy.limits.redis_store import RedisStore
-from wsgi_fal_proxy._policy.limits.store import (
-    Charge,
-    MemoryStore,
-    Store,
-    StoreFailed,
-    store,
-)
+from wsgi_fal_proxy._policy.limits.storage import store
+from wsgi_fal_proxy._policy.limits.store import Charge, Store, StoreFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

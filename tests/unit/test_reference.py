@@ -13,8 +13,9 @@ import pytest
 
 from tests.support.readme import README, with_tables, write
 from wsgi_fal_proxy.__main__ import _parser
+from wsgi_fal_proxy._settings.docstring import documents_options
 from wsgi_fal_proxy._settings.environment import variables
-from wsgi_fal_proxy._settings.options import Settings, declared, documents_options
+from wsgi_fal_proxy._settings.options import Settings, declared
 
 if TYPE_CHECKING:
     from pathlib import Path

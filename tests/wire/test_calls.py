@@ -140,8 +140,8 @@ def test_a_call_without_a_socket_yet_can_be_broken_off() -> None:
     call.abort()
     connection: Any = SimpleNamespace(sock=socket.socket())
     connection.sock.close()
-    pool: Any = SimpleNamespace(acquire=lambda call, seconds: connection, block=False)
-    call.acquire(pool, None)
+    pool: Any = SimpleNamespace()
+    call.hold(pool, connection)
     call.abort()
     assert call.aborted
 

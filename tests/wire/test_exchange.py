@@ -25,8 +25,8 @@ from wsgi_fal_proxy._core.record import NullRecorder
 from wsgi_fal_proxy._core.slots import Slots
 from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._http.request_body import RequestBody
+from wsgi_fal_proxy._policy.limits.memory_store import MemoryStore
 from wsgi_fal_proxy._policy.limits.notation import limit
-from wsgi_fal_proxy._policy.limits.store import MemoryStore
 from wsgi_fal_proxy._upstream.call import Call
 from wsgi_fal_proxy.errors import RelayFull
 
@@ -187,10 +187,8 @@ def test_call_aborted_while_it_connects_leaves_the_descriptor_alone() -> None:
                 pass
 
         connecting: Any = Connecting()
-        pool: Any = SimpleNamespace(
-            acquire=lambda call, seconds: connecting, release=lambda connection: None, block=False
-        )
-        call.acquire(pool, None)
+        pool: Any = SimpleNamespace(release=lambda connection: None)
+        call.hold(pool, connecting)
         connecting.sock = other
         call.abort()
         other.send(b"still there")

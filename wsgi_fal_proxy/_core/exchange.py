@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from wsgi_fal_proxy._downstream.connection import client_connection, reset
 from wsgi_fal_proxy._downstream.watcher import watcher
@@ -16,10 +16,9 @@ from wsgi_fal_proxy._upstream.call import Call
 from wsgi_fal_proxy.errors import ClientGone, FalProxyError, GatewayError, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from wsgi_fal_proxy._core.record import Recorder
     from wsgi_fal_proxy._fal.request import FalRequest
     from wsgi_fal_proxy._http.fields import Fields
     from wsgi_fal_proxy._http.request_body import RequestBody
@@ -31,6 +30,16 @@ _logger: Final = logging.getLogger("wsgi_fal_proxy")
 Outcome = Literal["relayed", "refused", "truncated", "client_left"]
 """How an exchange ends: the client was given fal's whole answer; it was given an answer of ours, or
 none; fal's answer broke off after its head; the client left, or the server broke off towards it."""
+
+
+class Recorder(Protocol):
+    """Makes the record of each exchange, or none."""
+
+    def body(self, exchange: Exchange, pieces: list[bytes], outcome: Outcome) -> Iterable[bytes]:
+        """Give an answer's content, if all of it is here, so that the exchange ends with it."""
+
+    def record(self, exchange: Exchange) -> None:
+        """Take note that an exchange has ended. It does not raise."""
 
 
 class Exchange(Call):

@@ -24,7 +24,8 @@ from wsgi_fal_proxy._http.content_coding import content_coding, decoded
 from wsgi_fal_proxy._http.fields import environ_key
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._policy.policy import Policy
-from wsgi_fal_proxy._settings.options import Settings, documents_options
+from wsgi_fal_proxy._settings.docstring import documents_options
+from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy._upstream.client import Upstream
 from wsgi_fal_proxy.errors import ClientGone, FalProxyError, InternalError, KeyMissing
 
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from wsgi_fal_proxy._core.exchange import Outcome
-    from wsgi_fal_proxy._core.record import Recorder
+    from wsgi_fal_proxy._core.exchange import Outcome, Recorder
     from wsgi_fal_proxy._fal.record import Observer
     from wsgi_fal_proxy._http.cors import Cors
     from wsgi_fal_proxy._policy.allowlist import Allowlist

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from wsgi_fal_proxy._core.response_body import ResponseBody
 from wsgi_fal_proxy._fal.record import CallRecord
@@ -16,16 +16,6 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._fal.record import Observer
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
-
-
-class Recorder(Protocol):
-    """Makes the record of each exchange, or none."""
-
-    def body(self, exchange: Exchange, pieces: list[bytes], outcome: Outcome) -> Iterable[bytes]:
-        """Give an answer's content, if all of it is here, so that the exchange ends with it."""
-
-    def record(self, exchange: Exchange) -> None:
-        """Take note that an exchange has ended. It does not raise."""
 
 
 class NullRecorder:

@@ -11,7 +11,7 @@ wsgi_fal_proxy` stays fast.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from wsgi_fal_proxy._settings import checks, text
 from wsgi_fal_proxy.errors import SettingsError
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PREFIX: Final = "/api/fal/proxy"
 """Rule 1 of the formula; also where fal's own proxies answer."""
-
-_Class = TypeVar("_Class", bound=type)
 
 _SHOWN_LENGTH: Final = 16
 _OPTION: Final = "option"
@@ -368,25 +366,6 @@ class Settings:
 def declared() -> dict[str, Option]:
     """Return all options by name: `prefix`, then those of `Settings`."""
     return {"prefix": PREFIX} | {one.name: one.metadata[_OPTION] for one in fields(Settings)}
-
-
-class _Docstring:
-    """A docstring that is completed when it is read, so that an import does not take longer."""
-
-    def __init__(self, docstring: str) -> None:
-        self._docstring = docstring
-
-    def __get__(self, instance: object, owner: type) -> str:
-        from wsgi_fal_proxy._settings.reference import with_options  # noqa: PLC0415
-
-        return with_options(self._docstring)
-
-
-def documents_options(documented: _Class) -> _Class:
-    """Decorate a class whose docstring ends with `**options`: all options are added to it."""
-    if documented.__doc__ is not None:  # as it is under `python -OO`
-        documented.__doc__ = _Docstring(documented.__doc__)  # type: ignore[assignment]
-    return documented
 
 
 def read(option: str, name: str, written: str) -> Any:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import _socket
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from wsgi_fal_proxy._process.unpatched import allocate_lock
 from wsgi_fal_proxy._upstream.wire import seconds_left
 
 if TYPE_CHECKING:
     from wsgi_fal_proxy._upstream.connect import Connection
-    from wsgi_fal_proxy._upstream.pool import RelayPool
+
+
+class Pool(Protocol):
+    """Where a connection comes from."""
+
+    def release(self, connection: Connection) -> None:
+        """Take the connection back."""
 
 
 class Call:
@@ -44,7 +50,7 @@ class Call:
         # A real thread's lock, also under gevent: the watcher's thread takes it. Both hold it for
         # moments only.
         self._lock = allocate_lock()
-        self._pool: RelayPool | None = None
+        self._pool: Pool | None = None
         # `abort` uses the connection's descriptor. While a connection is being made or closed, the
         # descriptor may be another connection's by now.
         self._is_abortable = False
@@ -56,20 +62,10 @@ class Call:
             None if total_timeout is None else self.started + total_timeout
         )
 
-    def acquire(self, pool: RelayPool, seconds: float | None) -> Connection:
-        """Take a connection from a pool and hold it until its release.
-
-        Args:
-            pool: The pool.
-            seconds: How long to wait, if the pool's size is a bound. None: no limit.
-
-        Raises:
-            RelayFull: The pool's size is a bound, and all connections are in use.
-        """
-        connection = pool.acquire(self, seconds)
+    def hold(self, pool: Pool, connection: Connection) -> None:
+        """Hold a connection until its release to the pool."""
         self._pool, self.connection = pool, connection
         self._is_abortable = connection.sock is not None
-        return connection
 
     def connected(self) -> None:
         """Let `abort` break the connection, which has been made."""

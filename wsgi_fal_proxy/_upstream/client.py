@@ -88,7 +88,7 @@ class Upstream:
         message = _opening(request, headers, body)
         host = request.target.host
         pool = self._pools.proven.get(host) or self._pools.make(host)
-        connection = call.acquire(pool, self._connect_timeout)
+        connection = pool.acquire(call, self._connect_timeout)
         was_kept = connection.sock is not None
         try:
             if not was_kept:

@@ -155,32 +155,34 @@ class RelayPool(_Base):
         weakref.finalize(self, _close_all, self._kept).atexit = False
 
     def acquire(self, call: Call, seconds: float | None) -> Connection:
-        """Take the connection that came back last, or a new one that is not connected yet.
+        """Give a call the connection that came back last, or a new one that is not connected yet.
 
         Args:
-            call: Its deadline bounds the wait, too.
+            call: It holds the connection until its release. Its deadline bounds the wait, too.
             seconds: How long to wait if the pool's size is a bound. None: no limit.
 
         Raises:
             RelayFull: The size is a bound, and all connections are in use.
         """
-        if self.block:
-            return self._acquire_within_bound(call.at_most(seconds))
+        connection: Connection
         try:
-            connection = self._kept.pop()
+            connection = self._taken(call, seconds) if self.block else self._kept.pop()
         except IndexError:
-            made: Any = self._new_conn()
-            return made  # type: ignore[no-any-return]
-        if not connection.is_connected:
-            connection.close()
-        return connection  # type: ignore[no-any-return]
+            connection = self._made()
+        else:
+            if not connection.is_connected:
+                connection.close()
+        call.hold(self, connection)
+        return connection
 
-    def _acquire_within_bound(self, seconds: float | None) -> Connection:
+    def _made(self) -> Any:
+        return self._new_conn()
+
+    def _taken(self, call: Call, seconds: float | None) -> Any:
         try:
-            taken: Any = self._get_conn(timeout=seconds)
+            return self._get_conn(timeout=call.at_most(seconds))
         except EmptyPoolError as error:
             raise RelayFull from error
-        return taken  # type: ignore[no-any-return]
 
     def connect(self, connection: Connection, timeout_seconds: float | None) -> None:
         """Connect: through the proxy, if there is one, and with TLS.

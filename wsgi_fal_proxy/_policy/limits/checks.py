@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from wsgi_fal_proxy._fal.patterns import PatternInvalid, endpoint_globs
-from wsgi_fal_proxy._policy.limits import notation, store
+from wsgi_fal_proxy._policy.limits import notation, storage
 from wsgi_fal_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def check_storage(name: str, uri: Any) -> None:
         SettingsError: It does not, or a library is not installed.
     """
     try:
-        store.store(uri)
+        storage.store(uri)
     except ImportError as error:
         raise SettingsError(name, uri, _INSTALL) from error
     except (ValueError, AttributeError) as error:
-        raise SettingsError(name, uri, f"it must be {store.ACCEPTED}") from error
+        raise SettingsError(name, uri, f"it must be {storage.ACCEPTED}") from error

@@ -9,7 +9,8 @@ from wsgi_fal_proxy._policy.limits.caller import caller_name
 from wsgi_fal_proxy._policy.limits.costs import Costs
 from wsgi_fal_proxy._policy.limits.notation import limit
 from wsgi_fal_proxy._policy.limits.outage import Outage
-from wsgi_fal_proxy._policy.limits.store import StoreFailed, store
+from wsgi_fal_proxy._policy.limits.storage import store
+from wsgi_fal_proxy._policy.limits.store import StoreFailed
 from wsgi_fal_proxy.errors import LimitExceeded, LimitsUnavailable
 
 if TYPE_CHECKING:
