@@ -8,7 +8,7 @@ something failed between the proxy and fal.
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 
 class FalProxyError(Exception):
@@ -25,7 +25,7 @@ class FalProxyError(Exception):
             their charge.
     """
 
-    status: ClassVar[str]
+    status: str
     reason: ClassVar[str]
     headers: tuple[tuple[str, str], ...] = ()
     may_be_billed: ClassVar[bool] = False
@@ -259,8 +259,24 @@ class InternalError(FalProxyError):
     default_detail = "The fal proxy failed. The server's log has the details."
 
 
+_MAY_HAVE_ARRIVED: Final = (
+    " fal may have received the call and may bill it, so check before you send it again."
+)
+
+
 class GatewayError(FalProxyError):
     """Something failed between the proxy and fal."""
+
+    def not_to_be_repeated(self) -> Self:
+        """Make this the answer to a call that spends and may have reached fal; return it.
+
+        500 is the one such status that no client of fal's repeats: the JavaScript client repeats
+        429, 502, 503 and 504, the Python client 408, 409 and 429, OkHttp 408 and 503. Otherwise a
+        client would pay for the same call up to four times.
+        """
+        self.status = "500 Internal Server Error"
+        self.detail += _MAY_HAVE_ARRIVED
+        return self
 
 
 class UpstreamUnresolvable(GatewayError):
@@ -302,6 +318,7 @@ class UpstreamMalformed(GatewayError):
 
     status = "502 Bad Gateway"
     reason = "upstream_malformed"
+    may_be_billed = True
     default_detail = "The target's answer is not valid HTTP."
 
 
@@ -330,18 +347,11 @@ class ConnectTimeout(GatewayError):
     default_detail = "The target did not accept a connection in time."
 
 
-# After a 504, fal's JavaScript client repeats the call up to three times, unless this field says
-# that the caller set the timeout (`isUserTimeout` in its retry.js). fal may have worked on the call
-# and would bill each repeat.
-_DO_NOT_RETRY: Final = (("X-Fal-Request-Timeout-Type", "user"),)
-
-
 class ReadTimeout(GatewayError):
     """The option `read_timeout` ran out before the response head was complete."""
 
     status = "504 Gateway Timeout"
     reason = "read_timeout"
-    headers: tuple[tuple[str, str], ...] = _DO_NOT_RETRY
     may_be_billed = True
     default_detail = "The target did not answer in time."
 
@@ -351,7 +361,6 @@ class TotalTimeout(GatewayError):
 
     status = "504 Gateway Timeout"
     reason = "total_timeout"
-    headers: tuple[tuple[str, str], ...] = _DO_NOT_RETRY
     may_be_billed = True
     default_detail = "The target did not answer within the time limit for a call."
 

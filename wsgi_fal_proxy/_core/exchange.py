@@ -158,6 +158,9 @@ class Exchange(Call):
         self.release()
         self.settle(billed=error.may_be_billed and self.sent)
         self.reason = error.reason
+        spends = self.request is not None and self.request.operation.spends
+        if self.sent and spends and isinstance(error, GatewayError):
+            error.not_to_be_repeated()
 
     def end(self, outcome: Outcome) -> None:
         """Release all that is held and call the recorder. Only the first call counts."""
@@ -165,6 +168,8 @@ class Exchange(Call):
             return
         self.outcome = outcome
         self.release()
+        # What fal never saw is refunded, however this ends.
+        self.settle(billed=self.sent)
         self._recorder.record(self)
 
     def end_if_client_left(self) -> bool:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # segments) as a different one.
 _SEGMENT: Final = r"[a-z0-9_~-][a-z0-9_.~-]*+"
 _PLAIN: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*+")
+# What runs other models under a name of its own: workflows, ComfyUI graphs, and an owner's number,
+# which fal's clients also join to the app ("110602490-veo3" is "110602490/veo3").
+_OPAQUE: Final = re.compile(r"(?:workflows|comfy)(?:/|\Z)|[0-9]+(?:[/-]|\Z)")
 
 
 class Costs:
@@ -30,6 +33,12 @@ class Costs:
             (endpoint_globs([glob.lower()], in_namespaces=True), cost)
             for glob, cost in highest_first
         ]
+        # Those that name the owner, and do not just admit any.
+        self._with_owner = [
+            (endpoint_globs([glob.lower()]), cost)
+            for glob, cost in highest_first
+            if "*" not in glob.partition("/")[0]
+        ]
         self._highest = max([1, *costs.values()])
 
     def of(self, endpoint: str | None) -> int:
@@ -38,11 +47,17 @@ class Costs:
         Case does not matter, since fal may ignore it, too.
 
         Args:
-            endpoint: None, or a path that is not plain, costs as much as the highest cost.
+            endpoint: None, or a path that is not plain, costs as much as the highest cost. So does
+                a name that can stand for other models (a workflow, a ComfyUI graph, an owner's
+                number), unless a glob names its owner.
         """
         if not self._globs:
             return 1
         if endpoint is None or not _PLAIN.fullmatch(endpoint.lower()):
             return self._highest
         path = f"/{endpoint.lower()}"
+        if _OPAQUE.match(endpoint.lower()):
+            return next(
+                (cost for globs, cost in self._with_owner if globs.match(path)), self._highest
+            )
         return next((cost for globs, cost in self._globs if globs.match(path)), 1)

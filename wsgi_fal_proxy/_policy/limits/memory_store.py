@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wsgi_fal_proxy._policy.limits.store import Charge
 from wsgi_fal_proxy._process.fork import reset_in_children
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from wsgi_fal_proxy._policy.limits.notation import Limit
+
+
+# For each limit, in one window; about 20 MB. Whoever has so many addresses gains nothing by being
+# forgotten: each address could spend as much as the first.
+_MOST_CALLERS: Final = 100_000
 
 
 class MemoryStore:
@@ -53,6 +58,9 @@ class MemoryStore:
                 return Charge(None, taken, seconds_left)
             for (_, counts), caller, so_far in zip(windows, callers, taken, strict=True):
                 counts[caller] = so_far + cost
+                if len(counts) > _MOST_CALLERS:
+                    # The first in the order in which they came.
+                    del counts[next(iter(counts))]
         charged = [counts for _, counts in windows]
         return Charge(partial(self._refund, charged, callers, cost), taken, seconds_left)
 
@@ -68,4 +76,7 @@ class MemoryStore:
         # Refund the window that was charged. If it is over, nothing reads it any more.
         with self._lock:
             for counts, caller in zip(charged, callers, strict=True):
-                counts[caller] -= cost
+                if (taken := counts.get(caller, 0)) > cost:
+                    counts[caller] = taken - cost
+                else:
+                    counts.pop(caller, None)
