@@ -89,7 +89,7 @@ class Connection:
 
     def wait_for_close(self) -> None:
         """Read until the other side has closed."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
             while self.sock.recv(65_536):
                 pass
 

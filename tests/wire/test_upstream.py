@@ -24,7 +24,14 @@ from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
 
 from tests.support.environs import RUN, TARGET, answer_to
-from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answering
+from tests.support.raw_server import (
+    WAIT_SECONDS,
+    Connection,
+    RawServer,
+    Script,
+    answering,
+    close_connections,
+)
 from wsgi_fal_proxy import FalProxy, SettingsError
 from wsgi_fal_proxy._upstream import connect
 from wsgi_fal_proxy._upstream.call import Call
@@ -212,7 +219,9 @@ def test_an_answer_that_comes_before_the_body_is_sent_is_relayed(tmp_path: Path)
         connection.wait_for_close()
 
     with RawServer(script, tls=False) as server:
-        assert post(proxy_to(server, tmp_path), b"x" * 10_000_000)[0] == "413 Too Large"
+        proxy = proxy_to(server, tmp_path)
+        assert post(proxy, b"x" * 10_000_000)[0] == "413 Too Large"
+        close_connections(proxy)
 
 
 def test_sending_stops_when_fal_hangs_up_and_its_answer_is_still_relayed(tmp_path: Path) -> None:
