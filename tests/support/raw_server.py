@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    import urllib3
+    from wsgi_fal_proxy import FalProxy
 
 WAIT_SECONDS = 10.0
 """For what must happen; a test that waits this long has failed."""
@@ -89,7 +89,7 @@ class Connection:
 
     def wait_for_close(self) -> None:
         """Read until the other side has closed."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
             while self.sock.recv(65_536):
                 pass
 
@@ -241,10 +241,9 @@ def answering(*answers: bytes) -> Script:
     return script
 
 
-def close_connections(manager: urllib3.PoolManager) -> None:
-    """Close what a pool manager keeps open; `clear` only drops the pools that others may hold."""
-    for key in manager.pools.keys():  # noqa: SIM118 - not a dict, and not iterable
-        manager.pools[key].close()
+def close_connections(proxy: FalProxy) -> None:
+    """Close what a proxy keeps open, or a server that expects more waits for it."""
+    proxy._upstream._pools.reset_after_fork()
 
 
 @contextlib.contextmanager

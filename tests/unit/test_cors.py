@@ -101,7 +101,9 @@ def test_cors_origin_that_is_none_is_refused_at_construction(origin: Any) -> Non
     with pytest.raises(SettingsError) as caught:
         FalProxy(cors_origins=[origin])
     assert (caught.value.name, caught.value.value) == ("cors_origins", repr(origin))
-    assert caught.value.accepted.startswith("each must be an origin as browsers write it, such as")
+    assert caught.value.accepted.startswith(
+        "each must be 'localhost' or an origin as browsers write it"
+    )
 
 
 def test_cors_refuses_every_origin_at_once_with_the_reason() -> None:
@@ -130,8 +132,8 @@ def test_cors_origin_that_is_bad_in_the_environment_is_told_in_one_line(
     with pytest.raises(SettingsError) as caught:
         options_from_environment()
     assert str(caught.value) == (
-        "FAL_PROXY_CORS_ORIGINS='*' cannot be used: the origins must be named one by one, such as"
-        " 'https://app.example.com', since any page on the internet could spend your money by '*'"
+        "FAL_PROXY_CORS_ORIGINS='*' cannot be used: name each origin, such as"
+        " 'https://app.example.com': with '*', any page on the internet could spend your money"
     )
 
 

@@ -40,7 +40,7 @@ class Upstream:
     def __init__(self, port: int, requests: list[tuple[str, str, bytes]]) -> None:
         self.manager = FakeFalPoolManager(port)
         self.requests = requests
-        self._proxies: dict[str, FalProxy] = {}
+        self.proxies: dict[str, FalProxy] = {}
 
     def call(
         self,
@@ -53,12 +53,12 @@ class Upstream:
         """Give the status and our reason for a request."""
         self.requests.clear()
         name = repr(options)
-        if name not in self._proxies:
-            self._proxies[name] = FalProxy(key="k", pool_manager=self.manager, **options)
+        if name not in self.proxies:
+            self.proxies[name] = FalProxy(key="k", pool_manager=self.manager, **options)
         declared = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(content))}
         full = {"REQUEST_METHOD": method, "HTTP_X_FAL_TARGET_URL": target, **declared, **environ}
         status, headers, _ = answer_to(
-            self._proxies[name], **{"wsgi.input": io.BytesIO(content), **full}
+            self.proxies[name], **{"wsgi.input": io.BytesIO(content), **full}
         )
         return status[:3], headers.get("x-fal-proxy-error")
 
@@ -78,7 +78,8 @@ def upstream() -> Iterator[Upstream]:
     with RawServer(script, tls=False) as server:
         upstream = Upstream(server.port, requests)
         yield upstream
-        close_connections(upstream.manager)
+        for proxy in upstream.proxies.values():
+            close_connections(proxy)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def client() -> Iterator[Pair]:
         yield pair
 
 
-def test_a_client_that_leaves_before_the_answer_breaks_the_call_off(
+def test_client_that_leaves_before_the_answer_breaks_the_call_off(
     tmp_path: Path, client: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = client
@@ -82,7 +82,7 @@ def test_a_client_that_leaves_before_the_answer_breaks_the_call_off(
     assert caplog.messages == []
 
 
-def test_a_client_that_leaves_in_mid_answer_ends_it_without_an_error(
+def test_client_that_leaves_in_mid_answer_ends_it_without_an_error(
     tmp_path: Path, client: Pair, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = client
@@ -108,7 +108,7 @@ def test_a_client_that_leaves_in_mid_answer_ends_it_without_an_error(
     assert caplog.messages == []
 
 
-def test_a_client_that_has_left_before_anything_was_sent_costs_nothing(
+def test_client_that_has_left_before_anything_was_sent_costs_nothing(
     tmp_path: Path, client: Pair
 ) -> None:
     ours, theirs = client
@@ -127,7 +127,7 @@ def test_a_client_that_has_left_before_anything_was_sent_costs_nothing(
     assert b"".join(requests) == b""
 
 
-def test_a_client_whose_connection_the_server_has_closed_needs_no_reset() -> None:
+def test_client_whose_connection_the_server_has_closed_needs_no_reset() -> None:
     body = RequestBody({"wsgi.input": io.BytesIO()}, 0)
     exchange = Exchange({}, lambda *_: lambda data: None, body, NullRecorder(), None)
     assert not exchange.end_if_client_left()
@@ -135,7 +135,7 @@ def test_a_client_whose_connection_the_server_has_closed_needs_no_reset() -> Non
     assert exchange.end_if_client_left()
 
 
-def test_a_call_without_a_socket_yet_can_be_broken_off() -> None:
+def test_call_without_a_socket_yet_can_be_broken_off() -> None:
     call = Call()
     call.abort()
     connection: Any = SimpleNamespace(sock=socket.socket())
@@ -160,7 +160,7 @@ def relaying_aborts(proxy: FalProxy) -> None:
 # Slots.
 
 
-def test_one_more_than_max_concurrent_is_503_and_a_slot_comes_back(tmp_path: Path) -> None:
+def test_max_concurrent_answers_503_to_one_more_and_releases_the_slot(tmp_path: Path) -> None:
     with RawServer(one_piece) as server:
         proxy = proxy_to(server, tmp_path, max_concurrent=1)
         for _ in range(3):
@@ -177,7 +177,7 @@ def test_one_more_than_max_concurrent_is_503_and_a_slot_comes_back(tmp_path: Pat
     assert server.connections == 3
 
 
-def test_a_slot_comes_back_with_the_end_of_the_answer_and_after_each_failure(
+def test_max_concurrent_releases_the_slot_at_the_end_and_after_each_failure(
     tmp_path: Path,
 ) -> None:
     with RawServer(answering(OK, OK)) as server:
@@ -190,7 +190,9 @@ def test_a_slot_comes_back_with_the_end_of_the_answer_and_after_each_failure(
     assert reasons == {"upstream_closed"}
 
 
-def test_an_exception_that_ends_the_server_gives_the_slot_back(tmp_path: Path) -> None:
+def test_max_concurrent_releases_the_slot_at_an_exception_that_ends_the_server(
+    tmp_path: Path,
+) -> None:
     class Exiting(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             raise SystemExit
@@ -202,7 +204,7 @@ def test_an_exception_that_ends_the_server_gives_the_slot_back(tmp_path: Path) -
         assert get(proxy)[0] == "200 OK"
 
 
-def test_an_answer_that_is_dropped_gives_its_slot_back_all_the_same(tmp_path: Path) -> None:
+def test_max_concurrent_releases_the_slot_of_an_answer_that_is_dropped(tmp_path: Path) -> None:
     with RawServer(one_piece) as server:
         proxy = proxy_to(server, tmp_path, max_concurrent=1)
         for _ in range(2):
@@ -214,7 +216,7 @@ def test_an_answer_that_is_dropped_gives_its_slot_back_all_the_same(tmp_path: Pa
 # Time.
 
 
-def test_the_total_timeout_stops_an_upload(tmp_path: Path) -> None:
+def test_total_timeout_stops_an_upload(tmp_path: Path) -> None:
     cut_off, over = threading.Event(), threading.Event()
 
     class Slow(io.BytesIO):
@@ -236,13 +238,13 @@ def test_the_total_timeout_stops_an_upload(tmp_path: Path) -> None:
     assert headers["x-fal-proxy-error"] == "total_timeout"
 
 
-def test_the_total_timeout_bounds_an_answer_that_does_not_begin(tmp_path: Path) -> None:
+def test_total_timeout_bounds_an_answer_that_does_not_begin(tmp_path: Path) -> None:
     with RawServer(stalling) as server:
         status, headers, _ = get(proxy_to(server, tmp_path, total_timeout=0.3))
     assert (status, headers["x-fal-proxy-error"]) == ("504 Gateway Timeout", "total_timeout")
 
 
-def test_the_total_timeout_bounds_an_answer_that_goes_on_and_on(tmp_path: Path) -> None:
+def test_total_timeout_bounds_an_answer_that_goes_on_and_on(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def script(connection: Connection) -> None:
@@ -257,12 +259,12 @@ def test_the_total_timeout_bounds_an_answer_that_goes_on_and_on(tmp_path: Path) 
         stop.set()
 
 
-def test_the_total_timeout_does_not_hurt_what_ends_in_time(tmp_path: Path) -> None:
+def test_total_timeout_does_not_hurt_what_ends_in_time(tmp_path: Path) -> None:
     with RawServer(answering(OK)) as server:
         assert get(proxy_to(server, tmp_path, total_timeout=WAIT_SECONDS))[2] == b"{}"
 
 
-def test_an_answer_is_relayed_that_comes_while_fal_reads_no_further(tmp_path: Path) -> None:
+def test_upstream_relays_an_answer_that_comes_while_fal_reads_no_further(tmp_path: Path) -> None:
     done = threading.Event()
 
     def script(connection: Connection) -> None:
@@ -310,7 +312,7 @@ def dialling_addresses(ca_file: Path | None, **options: Any) -> FalProxy:
     return proxy
 
 
-def test_an_address_that_is_dead_leaves_the_next_one_its_time(
+def test_connect_timeout_leaves_the_next_address_its_time(
     tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RawServer(answering(OK)) as server:
@@ -321,26 +323,28 @@ def test_an_address_that_is_dead_leaves_the_next_one_its_time(
         proxy._upstream._pools.reset_after_fork()
 
 
-def test_no_address_that_answers_is_504(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_timeout_answers_504_if_no_address_answers(
+    dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     addresses(monkeypatch, dead, dead)
     _, headers, _ = get(dialling_addresses(None, connect_timeout=0.3))
     assert headers["x-fal-proxy-error"] == "connect_timeout"
 
 
-def test_no_address_at_all_is_502(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upstream_answers_502_if_there_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
     addresses(monkeypatch)
     _, headers, _ = get(dialling_addresses(None, connect_timeout=None))
     assert headers["x-fal-proxy-error"] == "upstream_unreachable"
 
 
-def test_addresses_that_refuse_are_502(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upstream_answers_502_if_all_addresses_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     addresses(monkeypatch, port, port)
     _, headers, _ = get(dialling_addresses(None, connect_timeout=None))
     assert headers["x-fal-proxy-error"] == "upstream_unreachable"
 
 
-def test_the_default_manager_makes_connections_of_ours() -> None:
+def test_pool_manager_by_default_makes_connections_of_ours() -> None:
     pool = FalProxy(key="k")._upstream._pools.make("fal.run")
     assert isinstance(pool, RelayPool)
     assert issubclass(pool.ConnectionCls, _Checked)
@@ -350,7 +354,7 @@ def test_the_default_manager_makes_connections_of_ours() -> None:
 # TLS within TLS.
 
 
-def test_what_comes_uncalled_for_within_an_egress_proxys_tls_is_nobodys_answer(
+def test_pool_sees_what_comes_uncalled_for_within_an_egress_proxys_tls(
     tmp_path: Path,
 ) -> None:
     def script(connection: Connection) -> None:
@@ -377,7 +381,7 @@ def test_what_comes_uncalled_for_within_an_egress_proxys_tls_is_nobodys_answer(
 # Forks.
 
 
-def test_a_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
+def test_fork_gives_a_child_connections_of_its_own(tmp_path: Path) -> None:
     def script(connection: Connection) -> None:
         while True:
             connection.read_head()
@@ -398,7 +402,7 @@ def test_a_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
         proxy._upstream._pools.reset_after_fork()
 
 
-def test_a_lock_that_a_thread_held_at_the_fork_does_not_stop_the_child(tmp_path: Path) -> None:
+def test_fork_with_a_lock_that_a_thread_held_does_not_stop_the_child(tmp_path: Path) -> None:
     with RawServer(answering(OK)) as server:
         proxy = proxy_to(server, tmp_path)
         get(proxy)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
+from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, close_connections
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy._core.exchange import Exchange
 from wsgi_fal_proxy._http.request_body import PIECE_BYTES
@@ -916,8 +916,7 @@ def meet(fault: Fault, directory: Path, *, byte_by_byte: bool = False) -> tuple[
             assert server.connections == fault.connections
     finally:
         stage.stopped.set()
-        for key in manager.pools.keys():  # noqa: SIM118 - not a dict, and not iterable
-            manager.pools[key].close()
+        close_connections(proxy)
         server.__exit__(None, None, None)
     return first, second
 

@@ -13,7 +13,13 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 
-from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, answering
+from tests.support.raw_server import (
+    WAIT_SECONDS,
+    Connection,
+    RawServer,
+    answering,
+    close_connections,
+)
 from wsgi_fal_proxy import Allow, CallRecord, FalProxy, Refuse
 
 if TYPE_CHECKING:
@@ -69,7 +75,7 @@ def observed(fal: FakeFal, told: list[CallRecord]) -> Proxied:
 @pytest.fixture
 def streaming(told: list[CallRecord], tmp_path: Path) -> Iterator[Callable[[bytes], FalProxy]]:
     """Give a proxy to an upstream that answers with this, in part, and then waits."""
-    servers = []
+    served: list[tuple[RawServer, FalProxy]] = []
 
     def streaming(answer: bytes) -> FalProxy:
         def script(connection: Connection) -> None:
@@ -77,13 +83,14 @@ def streaming(told: list[CallRecord], tmp_path: Path) -> Iterator[Callable[[byte
             connection.send(answer)
             connection.wait_for_close()
 
-        server = RawServer(script)
-        servers.append(server)
-        server.__enter__()
-        return FalProxy(key="k", pool_manager=server.pool_manager(tmp_path), observer=told.append)
+        server = RawServer(script).__enter__()
+        proxy = FalProxy(key="k", pool_manager=server.pool_manager(tmp_path), observer=told.append)
+        served.append((server, proxy))
+        return proxy
 
     yield streaming
-    for server in servers:
+    for server, proxy in served:
+        close_connections(proxy)
         server.__exit__(None, None, None)
 
 

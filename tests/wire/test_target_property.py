@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support import targets
 from tests.support.environs import answer_to
-from tests.support.raw_server import Connection, RawServer
+from tests.support.raw_server import Connection, RawServer, close_connections
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy.testing import FakeFalPoolManager
 
@@ -70,7 +70,9 @@ class Upstream:
         """Give the status of the answer to a request for a target."""
         # A proxy that has been used would know the host's connections.
         proxy = FalProxy(key="k", pool_manager=self.manager)
-        return answer_to(proxy, HTTP_X_FAL_TARGET_URL=text)[0]
+        status, _, _ = answer_to(proxy, HTTP_X_FAL_TARGET_URL=text)
+        close_connections(proxy)
+        return status
 
 
 @pytest.fixture(scope="module")

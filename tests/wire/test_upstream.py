@@ -24,7 +24,14 @@ from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
 
 from tests.support.environs import RUN, TARGET, answer_to
-from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, Script, answering
+from tests.support.raw_server import (
+    WAIT_SECONDS,
+    Connection,
+    RawServer,
+    Script,
+    answering,
+    close_connections,
+)
 from wsgi_fal_proxy import FalProxy, SettingsError
 from wsgi_fal_proxy._upstream import connect
 from wsgi_fal_proxy._upstream.call import Call
@@ -65,7 +72,7 @@ def post(proxy: FalProxy, body: bytes, **environ: Any) -> tuple[str, dict[str, s
 # What goes up.
 
 
-def test_a_request_is_these_bytes(tmp_path: Path) -> None:
+def test_upstream_sends_these_bytes(tmp_path: Path) -> None:
     requests: list[bytes] = []
 
     def script(connection: Connection) -> None:
@@ -90,7 +97,7 @@ def test_a_request_is_these_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("method", "expected"), [("GET", False), ("POST", True)])
-def test_a_method_that_expects_content_says_when_there_is_none(
+def test_upstream_says_where_a_method_expects_content_that_there_is_none(
     tmp_path: Path, method: str, expected: bool
 ) -> None:
     heads: list[bytes] = []
@@ -104,7 +111,7 @@ def test_a_method_that_expects_content_says_when_there_is_none(
     assert (b"Content-Length: 0\r\n" in heads[0]) is expected
 
 
-def test_a_large_body_goes_up_whole(tmp_path: Path) -> None:
+def test_upstream_sends_a_large_body_whole(tmp_path: Path) -> None:
     body = bytes(range(256)) * 4_000
     received: list[bytes] = []
 
@@ -118,7 +125,7 @@ def test_a_large_body_goes_up_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 65_535, 65_536, 65_537, 200_000])
-def test_a_body_of_unknown_length_goes_up_whole(tmp_path: Path, size: int) -> None:
+def test_upstream_sends_a_body_of_unknown_length_whole(tmp_path: Path, size: int) -> None:
     body = b"x" * size
     received: list[bytes] = []
 
@@ -147,7 +154,7 @@ def test_a_body_of_unknown_length_goes_up_whole(tmp_path: Path, size: int) -> No
     assert received == [body]
 
 
-def test_what_the_system_takes_in_parts_is_sent_whole() -> None:
+def test_upstream_sends_whole_what_the_system_takes_in_parts() -> None:
     data = bytes(range(256)) * 20_000
     received = bytearray()
     ours, theirs = socket.socketpair()
@@ -167,7 +174,7 @@ def test_what_the_system_takes_in_parts_is_sent_whole() -> None:
 
 
 @pytest.mark.parametrize("sent", [0, 10, 65_536, 99_999])
-def test_a_body_that_the_client_did_not_finish_is_400_and_never_completed(
+def test_upstream_never_completes_a_body_that_the_client_did_not_finish(
     tmp_path: Path, sent: int
 ) -> None:
     cut_off: list[bool] = []
@@ -184,7 +191,7 @@ def test_a_body_that_the_client_did_not_finish_is_400_and_never_completed(
     assert cut_off == ([] if sent < 65_536 else [True])
 
 
-def test_an_undeclared_body_over_the_bound_is_413_and_never_completed(tmp_path: Path) -> None:
+def test_upstream_never_completes_an_undeclared_body_over_the_bound(tmp_path: Path) -> None:
     ended = threading.Event()
 
     def script(connection: Connection) -> None:
@@ -203,7 +210,7 @@ def test_an_undeclared_body_over_the_bound_is_413_and_never_completed(tmp_path: 
     assert (status, headers["x-fal-proxy-error"]) == ("413 Content Too Large", "body_too_large")
 
 
-def test_an_answer_that_comes_before_the_body_is_sent_is_relayed(tmp_path: Path) -> None:
+def test_upstream_relays_an_answer_that_comes_before_the_body_is_sent(tmp_path: Path) -> None:
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
@@ -212,10 +219,12 @@ def test_an_answer_that_comes_before_the_body_is_sent_is_relayed(tmp_path: Path)
         connection.wait_for_close()
 
     with RawServer(script, tls=False) as server:
-        assert post(proxy_to(server, tmp_path), b"x" * 10_000_000)[0] == "413 Too Large"
+        proxy = proxy_to(server, tmp_path)
+        assert post(proxy, b"x" * 10_000_000)[0] == "413 Too Large"
+        close_connections(proxy)
 
 
-def test_sending_stops_when_fal_hangs_up_and_its_answer_is_still_relayed(tmp_path: Path) -> None:
+def test_upstream_stops_sending_when_fal_hangs_up_and_relays_its_answer(tmp_path: Path) -> None:
     answered = threading.Event()
 
     class Body(io.BytesIO):
@@ -243,7 +252,7 @@ def test_sending_stops_when_fal_hangs_up_and_its_answer_is_still_relayed(tmp_pat
 # How connections are kept.
 
 
-def test_connections_are_kept_and_used_again(tmp_path: Path) -> None:
+def test_pool_keeps_connections_and_uses_them_again(tmp_path: Path) -> None:
     chunked = CHUNKED + b"2\r\nhi\r\n0\r\nTrailer: dropped\r\n\r\n"
     with RawServer(answering(OK, chunked, OK)) as server:
         proxy = proxy_to(server, tmp_path)
@@ -263,7 +272,9 @@ def test_connections_are_kept_and_used_again(tmp_path: Path) -> None:
     ],
     ids=["close", "HTTP/1.0", "excess", "excess after chunks", "until close"],
 )
-def test_a_connection_that_cannot_be_used_again_is_not(tmp_path: Path, answer: bytes) -> None:
+def test_pool_does_not_keep_a_connection_that_cannot_be_used_again(
+    tmp_path: Path, answer: bytes
+) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(answer)
@@ -280,7 +291,7 @@ def test_a_connection_that_cannot_be_used_again_is_not(tmp_path: Path, answer: b
 POLL = "https://queue.fal.run/fal-ai/flux/requests/1/status"
 
 
-def test_a_poll_on_a_kept_connection_that_was_closed_is_sent_again_once(tmp_path: Path) -> None:
+def test_retry_of_a_poll_on_a_kept_connection_that_was_closed_is_one(tmp_path: Path) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(OK)
@@ -294,7 +305,7 @@ def test_a_poll_on_a_kept_connection_that_was_closed_is_sent_again_once(tmp_path
     assert server.connections == 2
 
 
-def test_a_get_that_runs_an_endpoint_is_not_sent_again(tmp_path: Path) -> None:
+def test_retry_is_not_for_a_get_that_runs_an_endpoint(tmp_path: Path) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(OK)
@@ -307,7 +318,7 @@ def test_a_get_that_runs_an_endpoint_is_not_sent_again(tmp_path: Path) -> None:
     assert server.connections == 1
 
 
-def test_a_post_on_a_kept_connection_that_was_closed_is_not_sent_again(tmp_path: Path) -> None:
+def test_retry_is_not_for_a_post_on_a_kept_connection_that_was_closed(tmp_path: Path) -> None:
     requests: list[bytes] = []
 
     def script(connection: Connection) -> None:
@@ -324,13 +335,13 @@ def test_a_post_on_a_kept_connection_that_was_closed_is_not_sent_again(tmp_path:
     assert server.connections == 1
 
 
-def test_a_get_on_a_new_connection_is_not_sent_again(tmp_path: Path) -> None:
+def test_retry_is_not_for_a_get_on_a_new_connection(tmp_path: Path) -> None:
     with RawServer(closing) as server:
         assert get(proxy_to(server, tmp_path))[1]["x-fal-proxy-error"] == "upstream_closed"
     assert server.connections == 1
 
 
-def test_a_kept_connection_that_is_seen_to_be_closed_is_replaced_before_use(
+def test_pool_replaces_a_kept_connection_that_is_seen_to_be_closed(
     tmp_path: Path,
 ) -> None:
     closed = threading.Event()
@@ -349,7 +360,7 @@ def test_a_kept_connection_that_is_seen_to_be_closed_is_replaced_before_use(
     assert server.connections == 2
 
 
-def test_any_number_of_hosts_can_be_called_and_the_last_ones_alone_are_known(
+def test_pool_manager_knows_the_last_hosts_of_any_number(
     tmp_path: Path,
 ) -> None:
     with RawServer(answering(OK)) as server:
@@ -361,7 +372,7 @@ def test_any_number_of_hosts_can_be_called_and_the_last_ones_alone_are_known(
 
 
 @pytest.mark.parametrize("has_poll", [True, False], ids=["poll", "as-on-Windows"])
-def test_a_connection_tells_whether_anything_came_uncalled_for(
+def test_connection_tells_whether_anything_came_uncalled_for(
     monkeypatch: pytest.MonkeyPatch, has_poll: bool
 ) -> None:
     if not has_poll:
@@ -382,7 +393,7 @@ def pool_of(**options: Any) -> Any:
     return _pool_class(HTTPSConnectionPool)("fal.run", **options)
 
 
-def test_relay_pool_gives_the_connection_that_came_back_last_and_closes_what_is_too_much() -> None:
+def test_relay_pool_gives_the_connection_that_came_back_last_and_closes_the_excess() -> None:
     with socket.socket() as sock:
         pool = pool_of(maxsize=2)
         first, second, third = (pool.acquire(Call(), None) for _ in range(3))
@@ -422,7 +433,7 @@ def test_relay_pool_that_is_dropped_closes_what_it_has() -> None:
     "framing",
     [b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"],
 )
-def test_an_answer_that_comes_at_once_goes_down_in_one_piece_of_known_length(
+def test_response_that_comes_at_once_goes_down_in_one_piece_of_known_length(
     tmp_path: Path, framing: bytes
 ) -> None:
     answer = b"HTTP/1.1 200 OK\r\n" + framing
@@ -434,7 +445,7 @@ def test_an_answer_that_comes_at_once_goes_down_in_one_piece_of_known_length(
         assert server.connections == 1
 
 
-def test_closing_an_answer_that_is_not_finished_closes_the_connection(tmp_path: Path) -> None:
+def test_response_that_is_closed_unfinished_closes_the_connection(tmp_path: Path) -> None:
     closed = threading.Event()
 
     def script(connection: Connection) -> None:
@@ -463,7 +474,7 @@ def test_closing_an_answer_that_is_not_finished_closes_the_connection(tmp_path: 
             next(iter(response))
 
 
-def test_an_exception_of_start_response_closes_the_connection(tmp_path: Path) -> None:
+def test_response_closes_the_connection_at_an_exception_of_start_response(tmp_path: Path) -> None:
     closed = threading.Event()
 
     def script(connection: Connection) -> None:
@@ -489,7 +500,7 @@ def test_an_exception_of_start_response_closes_the_connection(tmp_path: Path) ->
 # How answers come down.
 
 
-def test_pieces_come_down_as_they_arrive(tmp_path: Path) -> None:
+def test_response_pieces_come_down_as_they_arrive(tmp_path: Path) -> None:
     go_on = threading.Semaphore(0)
 
     def script(connection: Connection) -> None:
@@ -515,7 +526,7 @@ def test_pieces_come_down_as_they_arrive(tmp_path: Path) -> None:
     assert pieces == [b"", b"data: 1\n\n", b"data: 2\n\n", b"data: 3\n\n"]
 
 
-def test_repeated_headers_come_down_in_order_and_hop_by_hop_ones_do_not(tmp_path: Path) -> None:
+def test_response_has_repeated_headers_in_order_and_no_hop_by_hop_ones(tmp_path: Path) -> None:
     answer = (
         b"HTTP/1.1 200 Fine Indeed\r\n"
         b"Set-Cookie: a=1\r\n"
@@ -557,13 +568,13 @@ def test_repeated_headers_come_down_in_order_and_hop_by_hop_ones_do_not(tmp_path
         (b"HTTP/1.1 404 Nix\tda", "404 Nix da"),
     ],
 )
-def test_the_status_line_comes_down_with_a_phrase(tmp_path: Path, line: bytes, status: str) -> None:
+def test_response_status_line_has_a_phrase(tmp_path: Path, line: bytes, status: str) -> None:
     with RawServer(answering(line + b"\r\nContent-Length: 0\r\n\r\n")) as server:
         assert get(proxy_to(server, tmp_path))[0] == status
 
 
 @pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
-def test_a_status_without_content_has_no_length(tmp_path: Path, status: bytes) -> None:
+def test_response_of_a_status_without_content_has_no_length(tmp_path: Path, status: bytes) -> None:
     answer = b"HTTP/1.1 " + status + b"\r\nContent-Length: 5\r\n\r\n"
     with RawServer(answering(answer, OK)) as server:
         proxy = proxy_to(server, tmp_path)
@@ -573,7 +584,7 @@ def test_a_status_without_content_has_no_length(tmp_path: Path, status: bytes) -
     assert content == b""
 
 
-def test_a_redirect_is_handed_to_the_client_and_never_followed(tmp_path: Path) -> None:
+def test_upstream_hands_a_redirect_to_the_client_and_never_follows_it(tmp_path: Path) -> None:
     answer = (
         b"HTTP/1.1 307 Temporary Redirect\r\nLocation: https://evil.example/\r\n"
         b"Content-Length: 0\r\n\r\n"
@@ -584,7 +595,7 @@ def test_a_redirect_is_handed_to_the_client_and_never_followed(tmp_path: Path) -
     assert server.connections == 1
 
 
-def test_interim_answers_are_skipped(tmp_path: Path) -> None:
+def test_upstream_skips_interim_answers(tmp_path: Path) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     with RawServer(answering(interim + OK)) as server:
         assert get(proxy_to(server, tmp_path))[::2] == ("200 OK", b"{}")
@@ -602,7 +613,7 @@ def coded(coding: bytes, content: bytes) -> bytes:
     [(b"gzip", gzip.compress(b"hello")), (b"deflate", zlib.compress(b"hello"))],
     ids=["gzip", "deflate"],
 )
-def test_an_answer_that_comes_coded_all_the_same_is_decoded(
+def test_response_that_comes_coded_all_the_same_is_decoded(
     tmp_path: Path, coding: bytes, content: bytes
 ) -> None:
     with RawServer(answering(coded(coding, content), OK)) as server:
@@ -615,7 +626,7 @@ def test_an_answer_that_comes_coded_all_the_same_is_decoded(
     assert server.connections == 1
 
 
-def test_a_coding_that_cannot_be_undone_is_502(tmp_path: Path) -> None:
+def test_upstream_answers_502_to_a_coding_that_cannot_be_undone(tmp_path: Path) -> None:
     with RawServer(answering(coded(b"br", b"x"))) as server:
         status, headers, _ = get(proxy_to(server, tmp_path))
     assert (status, headers["x-fal-proxy-error"]) == (
@@ -635,7 +646,7 @@ def stalling(connection: Connection) -> None:
     connection.wait_for_close()
 
 
-def test_a_request_that_fal_does_not_take_is_504(tmp_path: Path) -> None:
+def test_upstream_answers_504_if_fal_does_not_take_the_request(tmp_path: Path) -> None:
     done = threading.Event()
 
     def script(connection: Connection) -> None:
@@ -648,7 +659,7 @@ def test_a_request_that_fal_does_not_take_is_504(tmp_path: Path) -> None:
     assert (status, headers["x-fal-proxy-error"]) == ("504 Gateway Timeout", "read_timeout")
 
 
-def test_past_the_deadline_nothing_more_is_received_even_if_it_is_here() -> None:
+def test_deadline_lets_nothing_more_be_received_even_if_it_is_here() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(b"x")
@@ -656,26 +667,26 @@ def test_past_the_deadline_nothing_more_is_received_even_if_it_is_here() -> None
             receive(ours, monotonic())
 
 
-def test_no_timeout_at_all_is_possible(tmp_path: Path) -> None:
+def test_upstream_may_have_no_timeout_at_all(tmp_path: Path) -> None:
     with RawServer(answering(OK)) as server:
         proxy = proxy_to(server, tmp_path, read_timeout=None, connect_timeout=None)
         assert get(proxy)[0] == "200 OK"
 
 
-def test_a_name_that_does_not_resolve_is_502() -> None:
+def test_upstream_answers_502_to_a_name_that_does_not_resolve() -> None:
     # The tests' network resolves nothing but this machine.
     status, headers, _ = get(FalProxy(key="k"))
     assert (status, headers["x-fal-proxy-error"]) == ("502 Bad Gateway", "upstream_unresolvable")
 
 
-def test_a_refused_connection_is_502(fal: FakeFal, tmp_path: Path) -> None:
+def test_upstream_answers_502_to_a_refused_connection(fal: FakeFal, tmp_path: Path) -> None:
     with RawServer(closing, tls=False) as server:
         manager = server.pool_manager(tmp_path)
     status, headers, _ = get(FalProxy(key="k", pool_manager=manager))
     assert (status, headers["x-fal-proxy-error"]) == ("502 Bad Gateway", "upstream_unreachable")
 
 
-def test_a_connection_that_is_not_accepted_in_time_is_504(tmp_path: Path) -> None:
+def test_upstream_answers_504_to_a_connection_that_is_not_accepted_in_time(tmp_path: Path) -> None:
     # TCP's part is done by the system; it is TLS that waits.
     with RawServer(stalling, tls=False) as server:
         ca_file = tmp_path / "ca.pem"
@@ -686,7 +697,7 @@ def test_a_connection_that_is_not_accepted_in_time_is_504(tmp_path: Path) -> Non
     assert (status, headers["x-fal-proxy-error"]) == ("504 Gateway Timeout", "connect_timeout")
 
 
-def test_a_managers_own_check_of_the_name_counts_too(tmp_path: Path) -> None:
+def test_pool_manager_may_have_its_own_check_of_the_name(tmp_path: Path) -> None:
     with RawServer(stalling) as server:
         manager = server.pool_manager(tmp_path)
         manager.connection_pool_kw["assert_hostname"] = "evil.example"
@@ -694,7 +705,7 @@ def test_a_managers_own_check_of_the_name_counts_too(tmp_path: Path) -> None:
     assert headers["x-fal-proxy-error"] == "upstream_tls_failed"
 
 
-def test_a_managers_bound_on_connections_is_503_with_retry_after(tmp_path: Path) -> None:
+def test_pool_manager_with_a_bound_on_connections_is_503_with_retry_after(tmp_path: Path) -> None:
     release = threading.Event()
     arrived = threading.Event()
 
@@ -749,7 +760,7 @@ def proxy_manager(egress: RawServer, upstream: RawServer, directory: Path) -> ur
     return urllib3.proxy_from_url(f"http://127.0.0.1:{egress.port}", ssl_context=context)
 
 
-def test_an_egress_proxy_is_asked_to_tunnel_and_sees_no_key(tmp_path: Path) -> None:
+def test_egress_proxy_is_asked_to_tunnel_and_sees_no_key(tmp_path: Path) -> None:
     requests: list[bytes] = []
     with RawServer(answering(OK, OK)) as upstream:
         script = tunnelling(upstream.port, requests, b"HTTP/1.1 200 Connected\r\n\r\n")
@@ -762,7 +773,7 @@ def test_an_egress_proxy_is_asked_to_tunnel_and_sees_no_key(tmp_path: Path) -> N
     assert b"sk-secret" not in requests[0]
 
 
-def test_an_egress_proxy_that_says_no_is_502(tmp_path: Path) -> None:
+def test_egress_proxy_that_says_no_is_502(tmp_path: Path) -> None:
     with RawServer(stalling) as upstream:
         script = tunnelling(upstream.port, [], b"HTTP/1.1 403 Forbidden\r\n\r\n")
         with RawServer(script, tls=False) as egress:
@@ -772,13 +783,13 @@ def test_an_egress_proxy_that_says_no_is_502(tmp_path: Path) -> None:
     assert upstream.connections == 0
 
 
-def test_an_egress_proxy_that_would_see_the_key_is_refused_at_construction() -> None:
+def test_egress_proxy_that_would_see_the_key_is_refused_at_construction() -> None:
     manager = urllib3.ProxyManager("https://127.0.0.1:1", use_forwarding_for_https=True)
     with pytest.raises(SettingsError, match="use_forwarding_for_https"):
         FalProxy(key="k", pool_manager=manager)
 
 
-def test_the_default_manager_trusts_what_ssl_cert_file_names(
+def test_pool_manager_by_default_trusts_what_ssl_cert_file_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with RawServer(answering(OK)) as server:
