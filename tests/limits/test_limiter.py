@@ -405,10 +405,7 @@ Script = Callable[[Connection], None]
     ("script", "options", "reason", "then"),
     [
         pytest.param(closing_at_once, {}, "upstream_closed", "limit_exceeded", id="closed"),
-        pytest.param(
-            talking_nonsense, {}, "upstream_malformed", "upstream_malformed", id="malformed"
-        ),
-        # fal may have worked on these.
+        pytest.param(talking_nonsense, {}, "upstream_malformed", "limit_exceeded", id="malformed"),
         pytest.param(
             silent, {"read_timeout": 0.05}, "read_timeout", "limit_exceeded", id="read-timeout"
         ),
@@ -420,7 +417,7 @@ Script = Callable[[Connection], None]
         ),
     ],
 )
-def test_refund_of_a_failure_where_fal_has_not_worked(
+def test_refund_is_not_for_a_failure_after_fal_may_have_received_the_call(
     tmp_path: Path, script: Script, options: Any, reason: str, then: str
 ) -> None:
     with RawServer(script) as server:

@@ -315,4 +315,7 @@ def test_pools_of_hosts_that_answered_are_not_pushed_out_by_hosts_that_did_not(
 def test_response_is_safe_to_iterate_when_its_content_begins_malformed(tmp_path: Path) -> None:
     with RawServer(answering(CHUNKED + b"no size\r\n")) as server:
         status, headers, _ = get(proxy_to(server, tmp_path, max_concurrent=1))
-    assert (status, headers["x-fal-proxy-error"]) == ("502 Bad Gateway", "upstream_malformed")
+    assert (status, headers["x-fal-proxy-error"]) == (
+        "500 Internal Server Error",
+        "upstream_malformed",
+    )

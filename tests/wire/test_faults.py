@@ -88,11 +88,12 @@ Outcome = Ours | BrokenOff | Relayed
 UNRESOLVABLE = Ours(502, "upstream_unresolvable")
 UNREACHABLE = Ours(502, "upstream_unreachable")
 TLS_FAILED = Ours(502, "upstream_tls_failed")
-CLOSED = Ours(502, "upstream_closed")
-MALFORMED = Ours(502, "upstream_malformed")
-UNSUPPORTED = Ours(502, "upstream_coding_unsupported")
+# The faults meet a call that spends: fal may have received it, so no client may repeat it.
+CLOSED = Ours(500, "upstream_closed")
+MALFORMED = Ours(500, "upstream_malformed")
+UNSUPPORTED = Ours(500, "upstream_coding_unsupported")
 CONNECT_TIMEOUT = Ours(504, "connect_timeout")
-READ_TIMEOUT = Ours(504, "read_timeout")
+READ_TIMEOUT = Ours(500, "read_timeout")
 
 
 # What the upstream does.

@@ -187,7 +187,7 @@ def test_record_of_a_gateway_error_has_its_reason(told: list[CallRecord], tmp_pa
         manager = server.pool_manager(tmp_path)
         relay(FalProxy(key="k", pool_manager=manager, observer=told.append), environ_of())
     (record,) = told
-    assert (record.status, record.reason) == (502, "upstream_malformed")
+    assert (record.status, record.reason) == (500, "upstream_malformed")
     assert (record.bytes_up, record.seconds_to_head) == (len(BODY), None)
 
 

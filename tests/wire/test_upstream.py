@@ -330,7 +330,10 @@ def test_retry_is_not_for_a_post_on_a_kept_connection_that_was_closed(tmp_path: 
         proxy = proxy_to(server, tmp_path)
         assert get(proxy)[0] == "200 OK"
         status, headers, _ = post(proxy, b"{}")
-    assert (status, headers["x-fal-proxy-error"]) == ("502 Bad Gateway", "upstream_closed")
+    assert (status, headers["x-fal-proxy-error"]) == (
+        "500 Internal Server Error",
+        "upstream_closed",
+    )
     assert len(requests) == 1
     assert server.connections == 1
 
@@ -626,13 +629,53 @@ def test_response_that_comes_coded_all_the_same_is_decoded(
     assert server.connections == 1
 
 
-def test_upstream_answers_502_to_a_coding_that_cannot_be_undone(tmp_path: Path) -> None:
+def test_upstream_answers_502_to_a_free_call_whose_coding_cannot_be_undone(tmp_path: Path) -> None:
     with RawServer(answering(coded(b"br", b"x"))) as server:
-        status, headers, _ = get(proxy_to(server, tmp_path))
+        proxy = proxy_to(server, tmp_path)
+        status, headers, _ = get(proxy, HTTP_X_FAL_TARGET_URL=POLL)
     assert (status, headers["x-fal-proxy-error"]) == (
         "502 Bad Gateway",
         "upstream_coding_unsupported",
     )
+
+
+def hanging_up(connection: Connection) -> None:
+    connection.read_request()
+
+
+def never_answering(connection: Connection) -> None:
+    connection.read_request()
+    connection.wait_for_close()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "free"),
+    [
+        pytest.param(hanging_up, "upstream_closed", "502 Bad Gateway", id="closed"),
+        pytest.param(
+            answering(b"HTTP/1.1 200 OK\r\nX-Cut: "), "upstream_closed", "502 Bad Gateway", id="cut"
+        ),
+        pytest.param(
+            answering(b"nonsense\r\n\r\n"), "upstream_malformed", "502 Bad Gateway", id="nonsense"
+        ),
+        pytest.param(
+            answering(coded(b"br", b"x")), "upstream_coding_unsupported", "502 Bad Gateway", id="br"
+        ),
+        pytest.param(never_answering, "read_timeout", "504 Gateway Timeout", id="stalls"),
+    ],
+)
+def test_upstream_answers_500_to_a_call_that_spends_and_may_have_arrived(
+    tmp_path: Path, script: Script, reason: str, free: str
+) -> None:
+    with RawServer(script) as server:
+        proxy = proxy_to(server, tmp_path, read_timeout=0.5)
+        status, headers, content = post(proxy, b"{}")
+        polled = get(proxy, HTTP_X_FAL_TARGET_URL=POLL)
+    assert (status, headers["x-fal-proxy-error"]) == ("500 Internal Server Error", reason)
+    assert b"fal may have received the call" in content
+    # Nothing is lost by a repeat of this one.
+    assert (polled[0], polled[1]["x-fal-proxy-error"]) == (free, reason)
+    assert b"may have received" not in polled[2]
 
 
 # What fails, and how.

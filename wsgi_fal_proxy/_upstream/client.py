@@ -125,7 +125,6 @@ class Upstream:
         sock = connection.sock
         reader = h1.HeadReader()
         try:
-            call.sent = True
             is_sent = self._send(call, sock, message, body)
             deadline = call.until(self._read_timeout if is_sent else _EARLY_ANSWER_SECONDS)
             while (head := reader.feed(receive(sock, deadline))) is None:
@@ -148,9 +147,12 @@ class Upstream:
         try:
             seconds = self._read_timeout
             set_timeout(sock, seconds if call.deadline is None else call.at_most(seconds))
-            send_all(sock, message)
-            # A usual body went with the head.
-            if body.unread:
+            if not body.unread:
+                # A usual body goes with the head.
+                call.sent = True
+                send_all(sock, message)
+            else:
+                send_all(sock, message)
                 self._send_rest(call, sock, body)
         except OSError:
             return False
@@ -159,8 +161,10 @@ class Upstream:
     def _send_rest(self, call: Call, sock: socket.socket, body: RequestBody) -> None:
         framed = h1.chunk if body.length is None else bytes
         for piece in body.rest():
+            call.sent = not body.unread and body.length is not None
             self._send_more(call, sock, framed(piece))
         if body.length is None:
+            call.sent = True
             self._send_more(call, sock, h1.LAST_CHUNK)
 
     def _send_more(self, call: Call, sock: socket.socket, data: bytes) -> None:
