@@ -17,7 +17,7 @@ from werkzeug.utils import ImportStringError, import_string
 
 from wsgi_fal_proxy._core.error_response import error_response
 from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
-from wsgi_fal_proxy._core.proxy import in_this_process
+from wsgi_fal_proxy._core.proxy import live_proxies
 from wsgi_fal_proxy._core.standalone import Site
 from wsgi_fal_proxy._fal.key import Key
 from wsgi_fal_proxy._policy.authorize import allow_anyone
@@ -179,7 +179,7 @@ def _imported(name: str | None) -> tuple[Any, bool]:
         return None, False
     # As `python -m` does it, and gunicorn: what is in this directory can be imported.
     sys.path.insert(0, os.path.abspath(os.curdir))
-    before = set(in_this_process)
+    before = set(live_proxies)
     try:
         application = import_string(name)
     except ImportStringError as error:
@@ -193,7 +193,7 @@ def _imported(name: str | None) -> tuple[Any, bool]:
     _load_views(application)
     # One that was dropped already is not the application's.
     gc.collect()
-    return application, not before.issuperset(in_this_process)
+    return application, not before.issuperset(live_proxies)
 
 
 def _load_views(application: object) -> None:

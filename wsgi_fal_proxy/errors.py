@@ -8,7 +8,7 @@ something failed between the proxy and fal.
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
 
 class FalProxyError(Exception):
@@ -267,8 +267,8 @@ _MAY_HAVE_ARRIVED: Final = (
 class GatewayError(FalProxyError):
     """Something failed between the proxy and fal."""
 
-    def not_to_be_repeated(self) -> Self:
-        """Make this the answer to a call that spends and may have reached fal; return it.
+    def discourage_retry(self) -> None:
+        """Make this the answer to a call that spends and may have reached fal.
 
         500 is the one such status that no client of fal's repeats: the JavaScript client repeats
         429, 502, 503 and 504, the Python client 408, 409 and 429, OkHttp 408 and 503. Otherwise a
@@ -276,7 +276,6 @@ class GatewayError(FalProxyError):
         """
         self.status = "500 Internal Server Error"
         self.detail += _MAY_HAVE_ARRIVED
-        return self
 
 
 class UpstreamUnresolvable(GatewayError):

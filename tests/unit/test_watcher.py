@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+from time import monotonic
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -33,10 +34,19 @@ Pair = tuple[socket.socket, socket.socket]
 
 
 class Watched:
-    """Sets an event when it is aborted."""
+    """Sets an event when its client has left."""
+
+    deadline: float | None = None
 
     def __init__(self, event: threading.Event) -> None:
-        self.abort = event.set
+        self._event = event
+        self.expired = 0
+
+    def client_left(self) -> None:
+        self._event.set()
+
+    def expire(self) -> None:
+        self.expired += 1
 
 
 @pytest.fixture
@@ -222,14 +232,14 @@ def test_watcher_passes_over_the_event_of_a_watch_that_has_ended(
 
 
 def test_watcher_aborts_the_others_if_one_fails(threadless: Watcher, pair: Pair) -> None:
-    class Failing:
-        def abort(self) -> None:
+    class Failing(Watched):
+        def client_left(self) -> None:
             raise ValueError
 
     gone = threading.Event()
     other, other_end = socket.socketpair()
     with other, other_end:
-        threadless.watch(pair[0].fileno(), Failing())
+        threadless.watch(pair[0].fileno(), Failing(gone))
         threadless.watch(other.fileno(), Watched(gone))
         pair[1].close()
         other_end.close()
@@ -240,11 +250,11 @@ def test_watcher_aborts_the_others_if_one_fails(threadless: Watcher, pair: Pair)
 def test_watcher_aborts_without_its_lock_so_that_an_abort_may_end_the_watch(
     threadless: Watcher, pair: Pair
 ) -> None:
-    class Ending:
-        def abort(self) -> None:
+    class Ending(Watched):
+        def client_left(self) -> None:
             threadless.unwatch(pair[0].fileno(), self)
 
-    threadless.watch(pair[0].fileno(), Ending())
+    threadless.watch(pair[0].fileno(), Ending(threading.Event()))
     pair[1].close()
     over = threading.Thread(target=threadless.notice, args=(WAIT_SECONDS,), daemon=True)
     over.start()
@@ -268,6 +278,69 @@ def test_watcher_hears_once_of_a_closed_connection_that_a_child_has_a_copy_of(
             assert epoll.poll(0) == []
     finally:
         os.close(copy)
+
+
+def test_watcher_expires_what_is_late_at_each_tick_until_it_is_released(
+    threadless: Watcher,
+) -> None:
+    late, early, endless = (Watched(threading.Event()) for _ in range(3))
+    late.deadline, early.deadline = monotonic() - 1, monotonic() + 1_000
+    for watched in (late, early, endless):
+        threadless.enforce_deadline(watched)
+    threadless.notice(0)
+    threadless.notice(0)
+    assert [late.expired, early.expired, endless.expired] == [2, 0, 0]
+    threadless.release_deadline(late)
+    threadless.notice(0)
+    assert late.expired == 2
+
+
+def test_watcher_leaves_a_descriptor_alone_that_is_another_ones(
+    threadless: Watcher, pair: Pair
+) -> None:
+    mine, other = Watched(threading.Event()), Watched(threading.Event())
+    worked: list[int] = []
+    fd = pair[0].fileno()
+    threadless.watch(fd, mine)
+    threadless.while_watched(fd, other, worked.append)
+    assert worked == []
+    threadless.while_watched(fd, mine, worked.append)
+    assert worked == [fd]
+
+
+def test_watcher_whose_thread_cannot_start_tries_again_with_the_next_watch(
+    monkeypatch: pytest.MonkeyPatch, pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    watcher = Watcher()
+    gone = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "start_new_thread", no_thread)
+        watcher.watch(pair[0].fileno(), Watched(gone))
+    assert watcher._watched == {}
+    assert "cannot notice clients that leave: can't start new thread" in caplog.text
+    watcher.watch(pair[0].fileno(), Watched(gone))
+    pair[1].close()
+    assert gone.wait(WAIT_SECONDS)
+
+
+def test_watcher_whose_epoll_is_closed_starts_again_with_the_next_watch(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher()
+    gone = threading.Event()
+    ticked = threading.Event()
+    watcher.at_each_tick(ticked.set)
+    watcher.watch(pair[0].fileno(), Watched(threading.Event()))
+    watcher._epoll.close()
+    while watcher._epoll is not None:  # its thread finds out at the next tick
+        ticked.wait(0.1)
+    assert "no longer notices clients that leave" in caplog.text
+    watcher.watch(pair[0].fileno(), Watched(gone))
+    pair[1].close()
+    assert gone.wait(WAIT_SECONDS)
 
 
 def test_watcher_works_at_each_tick(pair: Pair) -> None:

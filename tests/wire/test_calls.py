@@ -131,7 +131,7 @@ def test_client_whose_connection_the_server_has_closed_needs_no_reset() -> None:
     body = RequestBody({"wsgi.input": io.BytesIO()}, 0)
     exchange = Exchange({}, lambda *_: lambda data: None, body, NullRecorder(), None)
     assert not exchange.end_if_client_left()
-    exchange.abort()
+    exchange.client_left()
     assert exchange.end_if_client_left()
 
 
@@ -141,7 +141,7 @@ def test_call_without_a_socket_yet_can_be_broken_off() -> None:
     connection: Any = SimpleNamespace(sock=socket.socket())
     connection.sock.close()
     pool: Any = SimpleNamespace()
-    call.hold(pool, connection)
+    call.hold_connection(pool, connection)
     call.abort()
     assert call.aborted
 
@@ -152,7 +152,7 @@ def relaying_aborts(proxy: FalProxy) -> None:
 
     def connect_and_abort(call: Any, *more: Any) -> None:
         connect(call, *more)
-        call.abort()
+        call.client_left()
 
     proxy._upstream._connect = connect_and_abort  # type: ignore[assignment,method-assign]
 

@@ -101,7 +101,7 @@ def test_abandoned_exchanges_are_left_to_the_next_call_where_gevent_owns_the_soc
     # On this test's own queue: the watcher's thread serves the other one.
     mine = type(abandoned)()
     mine.queue.put(exchange)
-    mine.end_all_from_watcher()
+    mine.end_all_on_the_watchers_thread()
     assert exchange.outcome is None
     mine.end_all()
     assert exchange.outcome == "client_left"
@@ -119,9 +119,9 @@ def test_exchange_releases_everything_though_one_release_fails(
     def fail() -> None:
         raise OSError("no")
 
-    exchange.hold_until_end(partial(released.append, "first"))
-    exchange.hold_until_end(fail)
-    exchange.hold_until_end(partial(released.append, "last"))
+    exchange.hold(partial(released.append, "first"))
+    exchange.hold(fail)
+    exchange.hold(partial(released.append, "last"))
     exchange.end("refused")
     exchange.end("refused")
     assert released == ["last", "first"]
@@ -188,12 +188,12 @@ def test_call_aborted_while_it_connects_leaves_the_descriptor_alone() -> None:
 
         connecting: Any = Connecting()
         pool: Any = SimpleNamespace(release=lambda connection: None)
-        call.hold(pool, connecting)
+        call.hold_connection(pool, connecting)
         connecting.sock = other
         call.abort()
         other.send(b"still there")
         assert other_end.recv(20) == b"still there"
-        call.connected()
+        call.allow_abort()
         call.abort()
         assert other_end.recv(20) == b""
         call.release_connection(reusable=False)

@@ -374,6 +374,6 @@ def test_proxy_shows_the_key_in_no_frame_of_an_error(tmp_path: Path) -> None:
         body = RequestBody(environ, 10)
         exchange = Exchange(environ, lambda *_: lambda data: None, body, NullRecorder(), None)
         with pytest.raises(FalProxyError) as caught:
-            proxy._relay(exchange)
+            proxy._send(exchange)
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     assert "sk-secret" not in "".join(shown.format())

@@ -168,7 +168,7 @@ def test_upstream_sends_whole_what_the_system_takes_in_parts() -> None:
         reader.start()
         with ours:
             ours.settimeout(WAIT_SECONDS)
-            send_all(ours, data)
+            send_all(ours, data, WAIT_SECONDS)
         reader.join()
     assert received == data
 

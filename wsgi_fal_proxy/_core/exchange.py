@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from wsgi_fal_proxy._downstream.connection import client_connection, reset
 from wsgi_fal_proxy._downstream.watcher import watcher
-from wsgi_fal_proxy._process.fork import reset_in_children
+from wsgi_fal_proxy._process.fork import process, reset_in_children
 from wsgi_fal_proxy._process.unpatched import Empty, SimpleQueue, is_patched
 from wsgi_fal_proxy._upstream.call import Call
-from wsgi_fal_proxy.errors import ClientGone, FalProxyError, GatewayError, Refusal
+from wsgi_fal_proxy.errors import ClientGone, FalProxyError, GatewayError, Refusal, RelayFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,17 +26,23 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
-
 Outcome = Literal["relayed", "refused", "truncated", "client_left"]
-"""How an exchange ends: the client was given fal's whole answer; it was given an answer of ours, or
-none; fal's answer broke off after its head; the client left, or the server broke off towards it."""
+"""How an exchange ends.
+
+- relayed: the client got all of fal's answer.
+- refused: the client got an error of ours, or nothing.
+- truncated: fal's answer broke off after its head.
+- client_left: the client left, or the server stopped sending.
+"""
 
 
 class Recorder(Protocol):
     """Makes the record of each exchange, or none."""
 
-    def body(self, exchange: Exchange, pieces: list[bytes], outcome: Outcome) -> Iterable[bytes]:
-        """Give an answer's content, if all of it is here, so that the exchange ends with it."""
+    def finishing_body(
+        self, exchange: Exchange, pieces: list[bytes], outcome: Outcome
+    ) -> Iterable[bytes]:
+        """Return the body of an answer that is here as a whole. Its end is the exchange's."""
 
     def record(self, exchange: Exchange) -> None:
         """Take note that an exchange has ended. It does not raise."""
@@ -45,9 +51,9 @@ class Recorder(Protocol):
 class Exchange(Call):
     """One request, from its arrival to its answer's last byte.
 
-    Whatever it takes is registered with its release: a slot, a watch over the client, a connection
-    to fal (see `Call`), a charge on the limits. It ends once, with an outcome; then all is released
-    and the recorder is called.
+    It owns a connection to fal (as a `Call`), a watch over the client, a charge on the limits, and
+    whatever `hold` registers, such as a slot. `release` gives back all but the charge, `settle`
+    keeps or refunds that. It ends once, with an outcome; then the recorder is called.
 
     Args:
         environ: The WSGI environ.
@@ -58,17 +64,19 @@ class Exchange(Call):
 
     Attributes:
         request: The request, once it has been parsed.
-        identity: Who the caller is, once `authorize` has said so.
+        identity: The caller, once `authorize` has named it.
+        refund: Refunds the charge on the limits. None: there is none, or it has been settled.
         fal_fields: The header fields of fal's answer, once they are here.
         head_at: `time.monotonic()` when they were here.
-        refund: Refunds the charge on the limits. None: there is none, or it has been settled.
-        status: What the client was answered with.
+        status: The status of the answer, once it has begun.
         reason: Why the answer is ours, or was truncated.
         bytes_down: Bytes of the answer's content that were given to the server.
-        outcome: How it ended; None before.
+        has_client_left: Whether the watcher noticed that the client left.
+        outcome: How it ended. None before.
     """
 
     __slots__ = (
+        "_generation",
         "_recorder",
         "_releases",
         "_watched_fd",
@@ -76,6 +84,7 @@ class Exchange(Call):
         "bytes_down",
         "environ",
         "fal_fields",
+        "has_client_left",
         "head_at",
         "identity",
         "outcome",
@@ -101,29 +110,37 @@ class Exchange(Call):
         self.body = body
         self.request: FalRequest | None = None
         self.identity: str | None = None
+        self.refund: Refund | None = None
         self.fal_fields: Fields | None = None
         self.head_at: float | None = None
         self.status: int | None = None
         self.reason: str | None = None
         self.bytes_down: int = 0
+        self.has_client_left: bool = False
         self.outcome: Outcome | None = None
         self._recorder = recorder
-        self.refund: Refund | None = None
-        self._watched_fd: int | None = None
         self._releases: tuple[Callable[[], object], ...] = ()
+        self._watched_fd: int | None = None
+        self._generation = process.generation
 
-    # What it holds.
+    # What it owns
 
-    def hold_until_end(self, release: Callable[[], object]) -> None:
-        """Register how something that was taken is released."""
+    def hold(self, release: Callable[[], object]) -> None:
+        """Own something until `release`, by what releases it."""
         self._releases = (*self._releases, release)
 
-    def watch_client(self) -> None:
-        """Abort the call when the client leaves, if the server hands over its connection."""
+    def watch(self) -> None:
+        """Have the watcher end the call when the client leaves, and when its time is over.
+
+        It notices a client that leaves if the server hands over the client's connection.
+        """
         fd, connection = client_connection(self.environ)
         if fd is not None:
             watcher.watch(fd, self, connection)
             self._watched_fd = fd
+        if self.deadline is not None:
+            watcher.enforce_deadline(self)
+            self.hold(partial(watcher.release_deadline, self))
 
     def settle(self, *, billed: bool) -> None:
         """Keep or refund the charge. Only the first call counts."""
@@ -131,16 +148,11 @@ class Exchange(Call):
         if refund is not None and not billed:
             refund()
 
-    @property
-    def request_id(self) -> str | None:
-        """The id that fal gave to the request, if it sent one."""
-        fields = self.fal_fields
-        return None if fields is None else next(iter(fields.values("x-fal-request-id")), None)
-
-    # How it ends.
-
     def release(self) -> None:
-        """Release all that is held, the last first. If one fails, the others are released still."""
+        """End the watch; then release the connection and all else. It does not raise.
+
+        If one release fails, the failure is logged and the others still happen.
+        """
         if self._watched_fd is not None:
             watcher.unwatch(self._watched_fd, self)
             self._watched_fd = None
@@ -153,17 +165,52 @@ class Exchange(Call):
             except Exception:
                 _logger.exception("The fal proxy could not release a resource; please report this.")
 
+    # What the watcher does, on its thread
+
+    def client_left(self) -> None:
+        """Break the call off: nobody waits for its answer."""
+        self.has_client_left = True
+        self.abort()
+
+    def expire(self) -> None:
+        """End the call, whose time is over.
+
+        First this breaks off a wait for fal, so that the serving thread ends the exchange. If it
+        still has not at the next tick, it waits for the client: then this takes the slot and the
+        connection away, and resets the client's connection if the server hands it over.
+        """
+        if not self.aborted:
+            self.abort()
+            return
+        if self._watched_fd is not None:
+            watcher.while_watched(self._watched_fd, self, reset)
+        if is_patched():
+            # Only its own thread may close a connection. It is shut down already.
+            releases, self._releases = self._releases, ()
+            for release in releases:
+                release()
+        else:
+            self.release()
+
+    # How it ends
+
+    @property
+    def request_id(self) -> str | None:
+        """The id that fal gave to the request, if it sent one."""
+        fields = self.fal_fields
+        return None if fields is None else next(iter(fields.values("x-fal-request-id")), None)
+
     def fail(self, error: FalProxyError) -> None:
-        """Note why the answer is ours, and release all that is held."""
+        """Release all, since the answer is ours, and decide on the charge."""
         self.release()
         self.settle(billed=error.may_be_billed and self.sent)
         self.reason = error.reason
         spends = self.request is not None and self.request.operation.spends
         if self.sent and spends and isinstance(error, GatewayError):
-            error.not_to_be_repeated()
+            error.discourage_retry()
 
     def end(self, outcome: Outcome) -> None:
-        """Release all that is held and call the recorder. Only the first call counts."""
+        """Release all and call the recorder. Only the first call counts."""
         if self.outcome is not None:
             return
         self.outcome = outcome
@@ -175,9 +222,10 @@ class Exchange(Call):
     def end_if_client_left(self) -> bool:
         """If the client has left, reset its connection, end, and return True.
 
-        A client that has closed only its sending side must not take what it got for complete.
+        A client that closed only its sending side still reads. It would take the cut answer for a
+        whole one if it were not reset.
         """
-        if not self.aborted:
+        if not self.has_client_left:
             return False
         # Look it up again: by now the server may have closed it.
         fd, _ = client_connection(self.environ)
@@ -187,26 +235,29 @@ class Exchange(Call):
         return True
 
     def log(self, error: FalProxyError) -> None:
-        """Log an error that the owner should know of, not one that the client has made."""
-        if isinstance(error, Refusal | ClientGone) or self.aborted:
+        """Log an error, unless the client caused it or has left."""
+        if isinstance(error, Refusal | ClientGone) or self.has_client_left:
             return
         cause = error.__cause__
         because = error.for_the_log
         if cause is not None:
             because += f" [{type(cause).__name__}: {cause}]"
-        if self.request is None or not isinstance(error, GatewayError):
-            _logger.error("%s: %s%s", error.reason, error.detail, because)
-            return
-        target = self.request.target
-        _logger.error(
-            "%s: %s (%s, fal's request id %s, after %.3f s)%s",
-            error.reason,
-            error.detail,
-            f"{self.request.method} {target.host}{target.path}",
-            self.request_id,
-            monotonic() - self.started,
-            because,
-        )
+        call = ""
+        if self.request is not None and isinstance(error, GatewayError):
+            target, request_id = self.request.target, self.request_id
+            named = "" if request_id is None else f", fal's request id {request_id}"
+            seconds = monotonic() - self.started
+            call = (
+                f" ({self.request.method} {target.host}{target.path}{named}, after {seconds:.3f} s)"
+            )
+        level = logging.WARNING if isinstance(error, RelayFull) else logging.ERROR
+        _logger.log(level, "%s: %s%s%s", error.reason, error.detail, call, because)
+
+    def abandon(self) -> None:
+        """Have another thread end this. For a destructor, which must not take a lock."""
+        # An exchange of the parent is the parent's to end.
+        if self.outcome is None and self._generation == process.generation:
+            abandoned.queue.put(self)
 
 
 class _Abandoned:
@@ -233,11 +284,11 @@ class _Abandoned:
             with suppress(Empty):  # another thread can be faster
                 self.queue.get_nowait().end("client_left")
 
-    def end_all_from_watcher(self) -> None:
-        """Do so on the watcher's thread, unless sockets are for other threads alone."""
+    def end_all_on_the_watchers_thread(self) -> None:
+        """The same, except under gevent: there only its own thread may close a connection."""
         if not is_patched():
             self.end_all()
 
 
 abandoned: Final = _Abandoned()
-watcher.at_each_tick(abandoned.end_all_from_watcher)
+watcher.at_each_tick(abandoned.end_all_on_the_watchers_thread)

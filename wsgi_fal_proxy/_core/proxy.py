@@ -1,6 +1,15 @@
-"""The formula, step by step: one request in, fal's answer or one of our own out.
+"""Relays one request by fal's proxy formula, and answers with fal's answer or with an error.
 
-The formula is fal's own: docs.fal.ai, "Server-side integration", "The proxy formula".
+The formula is fal's own (docs.fal.ai, "Server-side integration", "The proxy formula"):
+
+1. One endpoint takes all requests.
+2. It takes GET and POST, and PUT to cancel a queued request.
+3. The header `x-fal-target-url` names the target, whose domain is fal's.
+4. A body is JSON.
+5. The request to fal has the header `Authorization: Key <the fal key>`.
+6. The answer's body,
+7. its status,
+8. and its headers come back unchanged, except those of the connection and of the coding.
 """
 
 from __future__ import annotations
@@ -43,7 +52,8 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
-# RFC 9110 sections 15.3.5 and 15.4.5: their Content-Length is what they would have had.
+# These have no content. RFC 9110 section 8.6: a 204 must not have Content-Length, and a 304's would
+# describe the answer that a 200 would have been.
 _WITHOUT_CONTENT: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 
@@ -77,7 +87,7 @@ class FalProxy:
         )
         most = settings.max_concurrent
         self._slots = None if most is None else Slots(most)
-        in_this_process.add(self)
+        live_proxies.add(self)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request (PEP 3333)."""
@@ -88,10 +98,12 @@ class FalProxy:
                 return self._cors.preflight(environ, start_response)
             start_response = self._cors.sharing(environ, start_response)
         if not abandoned.queue.empty():
+            # What the server has dropped may hold the slot that this request needs.
             abandoned.end_all()
         exchange = Exchange(environ, start_response, body, self._recorder, self._total_timeout)
         try:
-            return self._answer(exchange, self._relay(exchange))
+            response = self._send(exchange)
+            return self._answer(exchange, response)
         except FalProxyError as error:
             exchange.log(error)
             return self._refuse(exchange, error)
@@ -102,10 +114,10 @@ class FalProxy:
             exchange.end("refused")
             raise
 
-    def _relay(self, exchange: Exchange) -> UpstreamResponse:
-        """Check a request and send it: rules 1 to 5 of the formula."""
+    def _send(self, exchange: Exchange) -> UpstreamResponse:
+        """Check the request and send it (rules 2 to 5)."""
         environ, body, policy = exchange.environ, exchange.body, self._policy
-        request = exchange.request = parse_request(environ)  # rules 1 to 3
+        request = exchange.request = parse_request(environ)  # rules 2 and 3
         if not policy.is_open:
             policy.check(request)
         body.accept()  # rule 4
@@ -122,21 +134,21 @@ class FalProxy:
             narrowed=policy.narrows_headers,
         )
         if self._slots is not None:
-            exchange.hold_until_end(self._slots.take())
-        exchange.watch_client()
+            exchange.hold(self._slots.take())
+        exchange.watch()
         return self._upstream.send(exchange, request, headers, body)
 
     def _answer(self, exchange: Exchange, response: UpstreamResponse) -> Iterable[bytes]:
-        """Pass on fal's answer: its status, its headers, and its content (rules 6 to 8)."""
+        """Pass on fal's answer: its content, its status and its headers (rules 6 to 8)."""
         exchange.fal_fields, exchange.head_at = response.fields, monotonic()
         if exchange.refund is not None:
             exchange.settle(billed=may_be_billed(response.status))
+        whole = length = None
         coding = content_coding(response.fields) if response.length != 0 else None
-        # Usually all content came with the head.
-        whole = response.take_whole() if coding is None else None
-        length = response.length if whole is None else len(whole)
-        if coding is not None:
-            length = None
+        if coding is None:
+            # Usually all content came with the head.
+            whole = response.take_whole()
+            length = response.length if whole is None else len(whole)
         headers = response_headers(response.fields)
         if length is not None and response.status not in _WITHOUT_CONTENT:
             headers.append(("Content-Length", str(length)))
@@ -145,7 +157,7 @@ class FalProxy:
         exchange.status = response.status
         if whole is not None:
             exchange.release()
-            return self._recorder.body(exchange, [whole] if whole else [], "relayed")
+            return self._recorder.finishing_body(exchange, [whole] if whole else [], "relayed")
         pieces = response if coding is None else decoded(response, coding)
         return ResponseBody(exchange, pieces, length=length, has_begun=response.has_begun)
 
@@ -160,7 +172,7 @@ class FalProxy:
             raise
         exchange.status = int(error.status[:3])
         outcome: Outcome = "client_left" if isinstance(error, ClientGone) else "refused"
-        return self._recorder.body(exchange, pieces, outcome)
+        return self._recorder.finishing_body(exchange, pieces, outcome)
 
     def check_key(self, environ: WSGIEnvironment) -> None:
         """Look the key up as for a request, and send nothing.
@@ -172,7 +184,7 @@ class FalProxy:
         self._key.authorization(environ)
 
     def _warn_of_key(self) -> None:
-        """Log what is wrong with the key now. It may still be set, or be set right, later."""
+        """Log what is wrong with the key. It can still be corrected later, so do not raise."""
         try:
             self.check_key({})
         except FalProxyError as error:
@@ -180,8 +192,8 @@ class FalProxy:
             _logger.log(level, "%s: %s", error.reason, error.detail)
 
 
-in_this_process: Final[WeakSet[FalProxy]] = WeakSet()
-"""All proxies that there are."""
+live_proxies: Final[WeakSet[FalProxy]] = WeakSet()
+"""All living proxies. The command uses this to see whether an app has made one."""
 
 
 def _phrase(status: int) -> str:

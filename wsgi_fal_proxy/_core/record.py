@@ -1,4 +1,4 @@
-"""The record of a call: made once per request, when it is over, for the owner's own callable."""
+"""Makes the record of a call, when it is over, for the option `observer`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ class NullRecorder:
     """Records nothing. The option `observer` is not set."""
 
     @staticmethod
-    def body(exchange: Exchange, pieces: list[bytes], outcome: Outcome) -> Iterable[bytes]:
-        """Give the pieces as they are: nobody asks when the client had them."""
+    def finishing_body(
+        exchange: Exchange, pieces: list[bytes], outcome: Outcome
+    ) -> Iterable[bytes]:
+        """See `Recorder`. Without an observer, the time of the last byte does not matter."""
         exchange.outcome = outcome
         return pieces
 
@@ -39,7 +41,9 @@ class ObserverRecorder:
         self._observer = observer
 
     @staticmethod
-    def body(exchange: Exchange, pieces: list[bytes], outcome: Outcome) -> Iterable[bytes]:
+    def finishing_body(
+        exchange: Exchange, pieces: list[bytes], outcome: Outcome
+    ) -> Iterable[bytes]:
         """See `Recorder`."""
         length = sum(map(len, pieces))
         return ResponseBody(exchange, iter(pieces), length=length, outcome=outcome)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from wsgi_fal_proxy._core.exchange import abandoned
-from wsgi_fal_proxy._downstream.connection import break_framing
+from wsgi_fal_proxy._downstream.connection import break_framing, bytes_written
 from wsgi_fal_proxy.errors import Truncated
 
 if TYPE_CHECKING:
@@ -21,12 +20,12 @@ class ResponseBody:
         exchange: The request's.
         pieces: The content.
         length: Bytes in it, if the answer's head says so, else None.
-        has_begun: Whether a piece is here. If not, the first piece is empty: a server that sends
-            the head with the first piece sends it at once.
+        has_begun: Whether content has arrived. If not, the first piece is empty, so that the
+            server sends the head without waiting for fal.
         outcome: How the exchange ends when all has been given.
     """
 
-    __slots__ = ("_exchange", "_has_begun", "_length", "_outcome", "_pieces", "_was_given")
+    __slots__ = ("_exchange", "_has_begun", "_length", "_outcome", "_pieces", "_written")
 
     def __init__(
         self,
@@ -42,21 +41,21 @@ class ResponseBody:
         self._length = length
         self._has_begun = has_begun
         self._outcome = outcome
-        # Whether the server has a piece, with which it sends the head.
-        self._was_given = False
+        # What the client's connection had carried before this answer.
+        self._written = bytes_written(exchange.environ) if length is None else None
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> bytes:
-        """Give the next piece.
+        """Return the next piece.
 
         Raises:
             Truncated: fal's answer broke off. So the server breaks the transfer off, too.
         """
         exchange = self._exchange
         if not self._has_begun:
-            self._has_begun = self._was_given = True
+            self._has_begun = True
             return b""
         try:
             piece = next(self._pieces)
@@ -64,29 +63,43 @@ class ResponseBody:
             exchange.end(self._outcome)
             raise
         except Truncated as error:
-            self._truncate(error)
+            if self._ends_quietly(error):
+                raise StopIteration from None
             raise
-        self._was_given = True
         exchange.bytes_down += len(piece)
+        if exchange.connection is None:
+            # fal's answer is complete. A client that reads slowly holds nothing of ours.
+            exchange.release()
         return piece
 
-    def _truncate(self, error: Truncated) -> None:
+    def _ends_quietly(self, error: Truncated) -> bool:
+        """End the exchange. Return whether the server need not be told, since the client left."""
         exchange = self._exchange
         exchange.log(error)
-        if self._was_given and self._length is None:
+        if self._length is None and self._has_begun_on_the_wire():
             break_framing(exchange.environ)
         if exchange.end_if_client_left():
-            # The server finds out by itself.
-            raise StopIteration from None
+            return True
         exchange.reason = error.reason
         exchange.end("truncated")
+        return False
+
+    def _has_begun_on_the_wire(self) -> bool:
+        """Whether the client has got a part of this answer.
+
+        The server may wait with the head for the first content, and what is around the proxy may
+        collect whole answers. Then the server can still answer with an error of its own.
+        """
+        written = bytes_written(self._exchange.environ)
+        if written is None or self._written is None:
+            return self._exchange.bytes_down > 0
+        return written > self._written
 
     def close(self) -> None:
         """End the exchange. Before the content's end, this breaks the call off."""
-        # Some servers ask for no more when they have had all.
+        # Some servers stop iterating at Content-Length.
         is_whole = self._exchange.bytes_down == self._length
         self._exchange.end(self._outcome if is_whole else "client_left")
 
     def __del__(self) -> None:
-        if self._exchange.outcome is None:
-            abandoned.queue.put(self._exchange)
+        self._exchange.abandon()

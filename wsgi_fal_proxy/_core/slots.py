@@ -17,14 +17,13 @@ class Slots:
     """Counts the requests that are being relayed in this process.
 
     Args:
-        most: How many there may be. None: no limit.
+        most: How many there may be.
     """
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
         self.reset_after_fork()
-        if most is not None:
-            reset_in_children(self)
+        reset_in_children(self)
 
     def reset_after_fork(self) -> None:
         """Free all slots: the requests that hold them are the parent's."""
@@ -32,21 +31,15 @@ class Slots:
         self._taken: set[object] = set()
 
     def take(self) -> Callable[[], None]:
-        """Take a slot, and give what releases it.
+        """Take a slot. Return what releases it; to call that twice does no harm.
 
         Raises:
             RelayFull: There is none.
         """
-        if self._most is None:
-            return _nothing
         holder = object()
         with self._lock:
             if len(self._taken) >= self._most:
                 raise RelayFull
             self._taken.add(holder)
-        # Of these slots: after a fork, the child has others.
+        # Bound to this set: after a fork the child has a new one.
         return partial(self._taken.discard, holder)
-
-
-def _nothing() -> None:
-    """Release nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import socket
 import struct
 import sys
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
 # waitress stores a method of its channel here, and the channel has the socket.
 _WAITRESS_KEY: Final = "waitress.client_disconnected"
+# Linux' struct tcp_info (linux/tcp.h): tcpi_notsent_bytes, tcpi_bytes_sent, tcpi_bytes_retrans.
+_COUNTS: Final = struct.Struct("=144xI52xQQ")
+_INFO_BYTES: Final = _COUNTS.size
+_TCP_INFO: Final[int | None] = getattr(socket, "TCP_INFO", None)
 # Sent in place of a chunk's size (RFC 9112 section 7.1): "t" is not a hexadecimal digit.
 _NO_CHUNK: Final = b"truncated\r\n"
 
@@ -37,6 +42,31 @@ def client_connection(environ: WSGIEnvironment) -> tuple[int | None, Any]:
     # SERVER_PROTOCOL says HTTP/2, which is then what nginx in front of it speaks.
     uwsgi = sys.modules.get("uwsgi")
     return None if uwsgi is None else uwsgi.connection_fd(), None
+
+
+def bytes_written(environ: WSGIEnvironment) -> int | None:
+    """Return how many bytes the server has written to the client's connection so far.
+
+    None if that is not known: the server does not expose the connection, it is not TCP, or the
+    system does not count.
+    """
+    fd, _ = client_connection(environ)
+    if fd is None or _TCP_INFO is None:
+        return None
+    sock = _socket.socket(fileno=fd)
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _INFO_BYTES)
+    except OSError:
+        return None
+    finally:
+        sock.detach()
+    if len(info) < _INFO_BYTES:
+        return None
+    unsent, sent, repeated = _COUNTS.unpack(info)
+    # waitress keeps what the system has not taken yet.
+    kept: int = getattr(_waitress_channel(environ), "total_outbufs_len", 0)
+    written: int = sent - repeated + unsent + kept
+    return written
 
 
 def break_framing(environ: WSGIEnvironment) -> None:
@@ -74,7 +104,10 @@ def _is_chunked(environ: WSGIEnvironment) -> bool:
 
 
 def reset(fd: int) -> None:
-    """Reset a TCP connection at once: the client gets an error instead of an end."""
+    """On Linux, reset a TCP connection at once: the client gets an error instead of an end.
+
+    On other systems this does nothing.
+    """
     # On Linux, connecting to AF_UNSPEC dissolves the association (connect(2)), and TCP sends a
     # reset. Python's own connect() cannot express that address.
     if sys.platform == "linux":
@@ -82,9 +115,9 @@ def reset(fd: int) -> None:
 
         system, no_address = ctypes.CDLL(None), struct.pack("H14x", 0)
         system.connect(fd, no_address, len(no_address))
-        # A server may still read what the client has sent: Werkzeug's does. Without this, Linux
-        # answers ENOTCONN, for which Werkzeug logs a traceback; with it, the end of the input. It
-        # fails, since there is no connection, and takes effect all the same.
+        # A server may still read what the client has sent: Werkzeug's does. After this call a read
+        # returns end-of-input, not ENOTCONN, for which Werkzeug would log a traceback. The call
+        # itself fails, since there is no connection; ignore that.
         system.shutdown(fd, socket.SHUT_RD)
 
 

@@ -1,16 +1,19 @@
-"""Notices a client that leaves while fal is silent, where the server hands over its socket.
+"""Notices what no thread of the server does: a client that left, a deadline that has passed.
 
-A WSGI application learns that its client has gone when the server next writes to it. Until then
-fal works on, and bills. One thread per process waits, for all requests at once, for the kernel's
-word that the other side of a client's connection was closed (EPOLLRDHUP), as nginx does. A client
-that closes only its sending side counts as gone, as for nginx.
+A WSGI application learns that its client has gone when the server next writes to it. Until then,
+fal works on, and bills. And while the server writes to a client that does not read, nothing ends
+the call. One thread for the process does both. For all requests at once it waits for the kernel's
+word that a client's connection was closed (EPOLLRDHUP), as nginx does. A client that closes only
+its sending side counts as gone, as for nginx.
 """
 
 from __future__ import annotations
 
+import logging
 import select
 import weakref
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgi_fal_proxy._process.fork import reset_in_children
@@ -19,27 +22,32 @@ from wsgi_fal_proxy._process.unpatched import allocate_lock, epoll, poll, start_
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# In epoll and in poll alike: the other side closed, at least its sending half, or all is lost.
+_logger: Final = logging.getLogger("wsgi_fal_proxy")
+
+# For epoll and poll alike: the other side closed at least its sending half, or all is lost.
 _GONE: Final[int] = getattr(select, "EPOLLRDHUP", 0)
-# Once for each connection (epoll(7), "edge-triggered"): where a forked child holds a copy of one
-# that was closed here, the kernel goes on to watch it, and nothing here can end that any more.
+# Edge-triggered (epoll(7)): if a forked child holds a copy of a connection that was closed here,
+# the kernel goes on watching it, and nothing here can stop that. So it wakes the thread only once.
 _GONE_ONCE: Final[int] = _GONE | getattr(select, "EPOLLET", 0)
-
-
 _TICK_SECONDS: Final = 1.0
 
 
-class Abortable(Protocol):
-    """Something that goes on for a client."""
+class Watched(Protocol):
+    """A call that the watcher may end. Its methods run on the watcher's thread and do not wait."""
 
-    def abort(self) -> None:
-        """Break it off. Runs on the watcher's thread, and neither waits nor raises."""
+    deadline: float | None
+
+    def client_left(self) -> None:
+        """The client has closed its connection."""
+
+    def expire(self) -> None:
+        """The deadline has passed. It is called again at each tick until the call is released."""
 
 
 class Watcher:
-    """Aborts what goes on for a client when the client closes its connection.
+    """Ends calls whose client has left or whose deadline has passed.
 
-    Its thread starts with the first watch. On a system without epoll, nothing is ever noticed.
+    Its thread starts with the first watch. On a system without epoll it does nothing.
     """
 
     def __init__(self) -> None:
@@ -48,56 +56,38 @@ class Watcher:
         reset_in_children(self)
 
     def reset_after_fork(self) -> None:
-        """Begin with no watch: a forked child has no thread, and the epoll is its parent's."""
-        # It guards what is watched, here and in the kernel, as one. A connection's owner ends the
-        # watch before it closes the connection. So what is found under the lock is the connection
-        # that was watched, and not another one that has its descriptor by now.
+        """Forget all watches. The thread and the epoll are the parent's."""
+        # Guards the dicts and the epoll together. An owner ends the watch before the connection is
+        # closed, so a watch that is found under the lock belongs to the descriptor's present owner.
         self._lock = allocate_lock()
         self._epoll: Any = None
-        self._watched: dict[int, Abortable] = {}
-        # By descriptor, the connections that the kernel watches although no request is under way:
-        # to begin and to end that for each request would be two system calls under the lock.
+        self._watched: dict[int, Watched] = {}
+        # Connections that stay registered between two requests, which saves two system calls for
+        # each request.
         self._kept: dict[int, Callable[[], object]] = {}
+        self._with_deadline: set[Watched] = set()
 
     def at_each_tick(self, work: Callable[[], None]) -> None:
         """Run this on the watcher's thread about once a second."""
         self._at_each_tick.append(work)
 
-    def watch(self, fd: int, watched: Abortable, connection: object = None) -> None:
-        """Abort once when the other side closes a connection, or at once if it has.
+    def watch(self, fd: int, watched: Watched, connection: object = None) -> None:
+        """Call `client_left` once: when the other side closes the connection, or now if it has.
 
         Args:
             fd: The connection's descriptor.
-            watched: What to abort.
+            watched: The call.
             connection: An object, such as a socket, that exists as long as the connection does and
                 stands for no other one. None: there is no such object.
         """
-        if epoll is None:
-            return
         with self._lock:
-            self._watched[fd] = watched
-            if connection is None or self._kept.get(fd, _nothing)() is not connection:
-                self._register(fd, connection)
+            if self._epoll is not None or self._start():
+                self._watched[fd] = watched
+                if connection is None or self._kept.get(fd, _dead_reference)() is not connection:
+                    self._register(fd, connection)
 
-    def _register(self, fd: int, connection: object) -> None:
-        if self._epoll is None:
-            self._epoll = epoll()
-            start_new_thread(self._run, (self._epoll,))
-        self._kept.pop(fd, None)
-        try:
-            self._epoll.register(fd, _GONE_ONCE)
-        except FileExistsError:
-            # A watch that was never ended.
-            self._epoll.modify(fd, _GONE_ONCE)
-        except (OSError, ValueError):
-            # It is no connection, or none any more.
-            del self._watched[fd]
-            return
-        if connection is not None:
-            self._kept[fd] = weakref.ref(connection)
-
-    def unwatch(self, fd: int, watched: Abortable) -> None:
-        """End a watch. If it has ended, the descriptor may be another connection's: leave that."""
+    def unwatch(self, fd: int, watched: Watched) -> None:
+        """End a watch. Do nothing if it has ended: the number may be another connection's."""
         with self._lock:
             if self._watched.get(fd) is watched:
                 del self._watched[fd]
@@ -106,39 +96,98 @@ class Watcher:
                     with suppress(OSError):
                         self._epoll.unregister(fd)
 
+    def enforce_deadline(self, watched: Watched) -> None:
+        """Call `expire` when the deadline has passed, until `release_deadline`."""
+        with self._lock:
+            if self._epoll is not None or self._start():
+                self._with_deadline.add(watched)
+
+    def release_deadline(self, watched: Watched) -> None:
+        """Forget a deadline."""
+        with self._lock:
+            self._with_deadline.discard(watched)
+
+    def while_watched(self, fd: int, watched: Watched, work: Callable[[int], None]) -> None:
+        """Do something with a descriptor, if it is still this call's connection."""
+        with self._lock:
+            if self._watched.get(fd) is watched:
+                work(fd)
+
+    def _start(self) -> bool:
+        """Start the thread. Return whether that worked."""
+        if epoll is None:
+            return False
+        try:
+            made = self._epoll = epoll()
+            start_new_thread(self._run, (made,))
+        except (OSError, RuntimeError) as error:
+            # No descriptor or thread is left. Requests go on unwatched; the next one tries again.
+            self._epoll = None
+            _logger.warning("The fal proxy cannot notice clients that leave: %s", error)
+        return self._epoll is not None
+
+    def _register(self, fd: int, connection: object) -> None:
+        self._kept.pop(fd, None)
+        try:
+            self._epoll.register(fd, _GONE_ONCE)
+        except FileExistsError:
+            # A watch that was never ended.
+            self._epoll.modify(fd, _GONE_ONCE)
+        except (OSError, ValueError):
+            # Not a connection, or already closed.
+            del self._watched[fd]
+            return
+        if connection is not None:
+            self._kept[fd] = weakref.ref(connection)
+
     def _run(self, mine: Any) -> None:
-        # In a forked child there is no such thread: its epoll is another one.
+        # A forked child, or a restart, has another epoll.
         while mine is self._epoll:  # pragma: no cover - no tracer sees this thread
-            # Without this thread nobody would notice anything any more.
-            with suppress(Exception):
+            try:
                 self.notice(_TICK_SECONDS)
-                for work in self._at_each_tick:
-                    work()
+            except (OSError, ValueError) as error:
+                # Something closed the epoll, such as code that closes all descriptors.
+                _logger.warning("The fal proxy no longer notices clients that leave: %s", error)
+                with self._lock:
+                    self._epoll = None
+                return
 
     def notice(self, seconds: float | None = None) -> None:
-        """Wait for connections that the other side closes, and abort what goes on for them.
+        """Wait for connections that the other side closes, then see to what has to be done.
 
         Args:
             seconds: How long to wait at most. None: without limit.
+
+        Raises:
+            OSError: The epoll does not work any more.
         """
         for fd, _ in self._epoll.poll(seconds):
-            with self._lock:
-                # By now the descriptor may be another connection's, and its watch another one.
-                if not _is_gone(fd):
-                    continue
-                self._kept.pop(fd, None)
-                with suppress(OSError):
-                    self._epoll.unregister(fd)
-                watched = self._watched.pop(fd, None)
-            # Outside the lock: `abort` takes its own.
-            if watched is not None:
-                # If one fails, the others are still aborted.
-                with suppress(Exception):
-                    watched.abort()
+            # If this fails for one connection, the others are still seen to.
+            with suppress(Exception):
+                self._left(fd)
+        now = monotonic()
+        with self._lock:
+            late = [one for one in self._with_deadline if one.deadline and one.deadline < now]
+        for work in (*(one.expire for one in late), *self._at_each_tick):
+            with suppress(Exception):
+                work()
+
+    def _left(self, fd: int) -> None:
+        with self._lock:
+            # By now the descriptor may be another connection's, and its watch another one.
+            if not _is_gone(fd):
+                return
+            self._kept.pop(fd, None)
+            with suppress(OSError):
+                self._epoll.unregister(fd)
+            watched = self._watched.pop(fd, None)
+        # Outside the lock: the call takes its own.
+        if watched is not None:
+            watched.client_left()
 
 
-def _nothing() -> None:
-    """Stand for a reference to a connection that there is not."""
+def _dead_reference() -> None:
+    """Stand in for a weak reference whose object is gone."""
 
 
 def _is_gone(fd: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a forked child must not inherit: locks of threads that it lacks, counts, connections."""
+"""What a forked child must not inherit: locks that other threads held, counts, connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Forkable(Protocol):
     def reset_after_fork(self) -> None:
         """Replace what belongs to the parent. Runs in the child, on its only thread.
 
-        A thread of the parent may have held any lock at the fork, so this takes none.
+        Another thread of the parent may have held any lock at the fork, so this takes none.
         """
 
 
@@ -23,6 +23,24 @@ _registered: Final[WeakSet[Forkable]] = WeakSet()
 def reset_in_children(forkable: Forkable) -> None:
     """Have `forkable.reset_after_fork` called in each child that is forked from now on."""
     _registered.add(forkable)
+
+
+class _Process:
+    """Tells a process from its parent.
+
+    Attributes:
+        generation: One more in each child than in its parent.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        reset_in_children(self)
+
+    def reset_after_fork(self) -> None:
+        self.generation += 1
+
+
+process: Final = _Process()
 
 
 def _reset_all() -> None:  # pragma: no cover - runs in the child; tests see its effects

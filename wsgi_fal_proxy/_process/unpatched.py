@@ -28,9 +28,6 @@ def original(module: str, name: str) -> Any:
 
 # These work whether this module is imported before or after gevent replaces the originals.
 allocate_lock: Final = original("_thread", "allocate_lock")
-# For locks that a destructor may take: the garbage collector can run it at any moment, also on a
-# thread that holds the lock.
-allocate_rlock: Final = original("_thread", "RLock")
 start_new_thread: Final = original("_thread", "start_new_thread")
 epoll: Final = original("select", "epoll")
 poll: Final = original("select", "poll")
@@ -39,6 +36,6 @@ Empty: Final[type[Exception]] = original("queue", "Empty")
 
 
 def is_patched() -> bool:
-    """Whether gevent has replaced sockets: then each is for the thread alone that made it."""
+    """Whether gevent has replaced sockets: then only the thread that made one may use it."""
     patched = sys.modules.get("gevent.monkey")
     return patched is not None and bool(patched.is_module_patched("socket"))

@@ -51,8 +51,8 @@ class Call:
         # moments only.
         self._lock = allocate_lock()
         self._pool: Pool | None = None
-        # `abort` uses the connection's descriptor. While a connection is being made or closed, the
-        # descriptor may be another connection's by now.
+        # `abort` uses the connection's descriptor. While a connection is being made or closed, that
+        # number may already belong to another one.
         self._is_abortable = False
         self.connection: Connection | None = None
         self.aborted: bool = False
@@ -62,17 +62,17 @@ class Call:
             None if total_timeout is None else self.started + total_timeout
         )
 
-    def hold(self, pool: Pool, connection: Connection) -> None:
+    def hold_connection(self, pool: Pool, connection: Connection) -> None:
         """Hold a connection until its release to the pool."""
         self._pool, self.connection = pool, connection
         self._is_abortable = connection.sock is not None
 
-    def connected(self) -> None:
+    def allow_abort(self) -> None:
         """Let `abort` break the connection, which has been made."""
-        # Without the lock: whoever sets this looks at `aborted` next.
+        # No lock: the caller checks `aborted` right after this.
         self._is_abortable = True
 
-    def disconnect(self) -> None:
+    def close_connection(self) -> None:
         """Close the connection and keep holding it, so that it can connect again."""
         with self._lock:
             self._is_abortable = False
@@ -80,18 +80,19 @@ class Call:
             self.connection.close()
 
     def release_connection(self, *, reusable: bool) -> None:
-        """Give the connection back to its pool. Only the first call counts.
+        """Return the connection to its pool. Only the first call counts.
 
         Args:
             reusable: Whether another request may use it. If not, it is closed first: a closed
                 connection still has its place in the pool, and connects again when it is used.
         """
-        connection = self.connection
-        if connection is None:
+        if self.connection is None:
             return
         with self._lock:
             self._is_abortable = False
-            self.connection = None
+            connection, self.connection = self.connection, None
+        if connection is None:
+            return  # the watcher's thread was faster
         try:
             if not reusable:
                 connection.close()
@@ -104,11 +105,11 @@ class Call:
         with self._lock:
             self.aborted = True
             sock = self.connection.sock if self._is_abortable and self.connection else None
-            if sock:
+            if sock is not None:
                 _shut_down(sock.fileno())
 
     def until(self, seconds: float | None) -> float | None:
-        """Give the time at which a wait of so many seconds from now must end.
+        """Return the time at which a wait of so many seconds from now must end.
 
         Args:
             seconds: None: the wait has no limit of its own.
@@ -119,7 +120,7 @@ class Call:
         return end if self.deadline is None else min(end, self.deadline)
 
     def at_most(self, seconds: float | None) -> float | None:
-        """Give how many seconds a wait may last that has this limit, for a socket's timeout."""
+        """Return `seconds`, or the time to the deadline if that is less, for a socket's timeout."""
         return seconds if self.deadline is None else seconds_left(self.until(seconds))
 
     def is_over(self) -> bool:
@@ -128,7 +129,7 @@ class Call:
 
 
 def _shut_down(fd: int) -> None:
-    # The system call alone. TLS's and gevent's state belongs to the other thread.
+    # Only the system call: the other thread uses the ssl or gevent object.
     with suppress(OSError, ValueError):
         sock = _socket.socket(fileno=fd)
         try:

@@ -22,7 +22,7 @@ from wsgi_fal_proxy._upstream.errors import (
 )
 from wsgi_fal_proxy._upstream.pool import Pools, checked_manager
 from wsgi_fal_proxy._upstream.response import UpstreamResponse
-from wsgi_fal_proxy._upstream.wire import receive, send_all, set_timeout
+from wsgi_fal_proxy._upstream.wire import receive, send_all
 from wsgi_fal_proxy.errors import (
     ClientGone,
     ConnectTimeout,
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._upstream.connect import Connection
     from wsgi_fal_proxy._upstream.pool import RelayPool
 
-# Seconds to wait for an answer to a request that could not be sent whole. It is here by then, or
-# never comes.
+# Seconds to wait for an answer to a request that could not be sent whole. An early answer has
+# usually arrived already.
 _EARLY_ANSWER_SECONDS: Final = 1.0
 
 
@@ -74,7 +74,7 @@ class Upstream:
     def send(
         self, call: Call, request: FalRequest, headers: HeaderList, body: RequestBody
     ) -> UpstreamResponse:
-        """Send one request, and give its response when the head is here.
+        """Send one request. Return its response when the head is here.
 
         Nothing that may have been sent is sent again, with one exception: a free GET without
         content, if a kept connection turns out to have been closed (RFC 9112 section 9.3.1).
@@ -94,13 +94,13 @@ class Upstream:
             if not was_kept:
                 self._connect(call, pool, connection, host)
             try:
-                return self._exchange(call, connection, message, body)
+                return self._send_and_read_head(call, connection, message, body)
             except Stale:
                 if not was_kept or call.aborted or not _is_repeatable(request, body):
                     raise
-            call.disconnect()
+            call.close_connection()
             self._connect(call, pool, connection, host)
-            return self._exchange(call, connection, message, body)
+            return self._send_and_read_head(call, connection, message, body)
         except BaseException as error:
             call.release_connection(reusable=False)
             if isinstance(error, GatewayError):
@@ -112,10 +112,10 @@ class Upstream:
             pool.connect(connection, call.at_most(self._connect_timeout))
         except WHILE_CONNECTING as error:
             raise connect_error(error) from error
-        call.connected()
+        call.allow_abort()
         self._pools.keep(host, pool)
 
-    def _exchange(
+    def _send_and_read_head(
         self, call: Call, connection: Connection, message: h1.RequestHead, body: RequestBody
     ) -> UpstreamResponse:
         if call.aborted:
@@ -133,7 +133,7 @@ class Upstream:
                 call,
                 head,
                 received=reader.leftover,
-                # With TLS in TLS, no check before the next use sees what came unasked.
+                # With TLS in TLS, surplus bytes hide in `SSLTransport`, where no check sees them.
                 reusable=is_sent and head.reusable and not isinstance(sock, SSLTransport),
                 read_timeout=self._read_timeout,
             )
@@ -143,16 +143,17 @@ class Upstream:
     def _send(
         self, call: Call, sock: socket.socket, message: h1.RequestHead, body: RequestBody
     ) -> bool:
-        """Send all of a request. Return False if the target closed: it may have answered before."""
+        """Send the request. Return False if that failed: the target may have answered before."""
         try:
             seconds = self._read_timeout
-            set_timeout(sock, seconds if call.deadline is None else call.at_most(seconds))
+            if call.deadline is not None:
+                seconds = call.at_most(seconds)
             if not body.unread:
                 # A usual body goes with the head.
                 call.sent = True
-                send_all(sock, message)
+                send_all(sock, message, seconds)
             else:
-                send_all(sock, message)
+                send_all(sock, message, seconds)
                 self._send_rest(call, sock, body)
         except OSError:
             return False
@@ -170,17 +171,14 @@ class Upstream:
     def _send_more(self, call: Call, sock: socket.socket, data: bytes) -> None:
         if call.is_over():
             raise TotalTimeout
-        set_timeout(sock, call.at_most(self._read_timeout))
-        send_all(sock, data)
+        send_all(sock, data, call.at_most(self._read_timeout))
 
 
 def _with_real_reason(call: Call, error: GatewayError) -> GatewayError:
     """Replace an error that is only a consequence of the call's own end."""
-    if call.aborted:
-        return ClientGone()
-    if call.is_over() and isinstance(error, ConnectTimeout | ReadTimeout):
+    if call.is_over() and (call.aborted or isinstance(error, ConnectTimeout | ReadTimeout)):
         return TotalTimeout()
-    return error
+    return ClientGone() if call.aborted else error
 
 
 def _is_repeatable(request: FalRequest, body: RequestBody) -> bool:
@@ -192,7 +190,7 @@ def _is_repeatable(request: FalRequest, body: RequestBody) -> bool:
 
 
 def _opening(request: FalRequest, headers: HeaderList, body: RequestBody) -> h1.RequestHead:
-    """Give the bytes that go first: the head, and with it the whole of a small body.
+    """Return the bytes that go first: the head, and with it the whole of a small body.
 
     So a usual request is one write and one packet.
     """

@@ -67,12 +67,12 @@ class Stale(UpstreamClosed):
 
 
 def connect_error(error: BaseException) -> GatewayError:
-    """Give our error for one of `WHILE_CONNECTING`."""
+    """Return our error for one of `WHILE_CONNECTING`."""
     return _ours(error, _WHILE_CONNECTING)
 
 
 def head_error(error: BaseException, *, has_begun: bool) -> GatewayError:
-    """Give our error for one of `BEFORE_THE_HEAD`.
+    """Return our error for one of `BEFORE_THE_HEAD`.
 
     Args:
         error: What was raised.

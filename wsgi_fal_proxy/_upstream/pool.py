@@ -172,7 +172,7 @@ class RelayPool(_Base):
         else:
             if not connection.is_connected:
                 connection.close()
-        call.hold(self, connection)
+        call.hold_connection(self, connection)
         return connection
 
     def _made(self) -> Any:

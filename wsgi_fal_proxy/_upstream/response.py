@@ -70,7 +70,7 @@ class UpstreamResponse:
         self._waiting = head.framing.feed(received)
 
     def take_whole(self) -> bytes | None:
-        """If the whole content came with the head, give it and release the connection."""
+        """If the whole content came with the head, release the connection and return it."""
         framing = self._framing
         if not framing.complete:
             return None
@@ -79,14 +79,14 @@ class UpstreamResponse:
 
     @property
     def has_begun(self) -> bool:
-        """Whether any content is here, or there is none."""
+        """Whether content has arrived, or the answer has none."""
         return bool(self._waiting) or self._framing.complete
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> bytes:
-        """Give the next piece as soon as it is here.
+        """Return the next piece as soon as it is here.
 
         Raises:
             Truncated: The content broke off, is malformed, or did not go on in time.
@@ -107,8 +107,8 @@ class UpstreamResponse:
                     framing.end()
         except IN_THE_CONTENT as error:
             call.release_connection(reusable=False)
-            detail = f"The target's answer broke off: {error or type(error).__name__}"
-            raise Truncated(detail) from error
+            why = "total_timeout ran out" if call.is_over() else error or type(error).__name__
+            raise Truncated(f"The target's answer broke off: {why}") from error
         if framing.complete:
             call.release_connection(reusable=self._reusable and not framing.excess)
         if not content:

@@ -1,4 +1,4 @@
-"""Sending and receiving on a connected socket, bounded by the wall clock."""
+"""Sending and receiving on a connected socket, by a monotonic clock."""
 
 from __future__ import annotations
 
@@ -16,15 +16,30 @@ _NEAR_SECONDS: Final = 0.005
 
 
 def seconds_left(deadline: float | None) -> float | None:
-    """Give the seconds until a deadline, for a socket's timeout, which must not be 0."""
+    """Return the seconds until a deadline, for a socket's timeout, which must not be 0."""
     return None if deadline is None else max(deadline - monotonic(), _LEAST_SECONDS)
 
 
-def send_all(sock: socket.socket, data: bytes) -> None:
-    """Send all data. `sendall` costs more, so it sends only what one system call did not take."""
+def send_all(sock: socket.socket, data: bytes, seconds: float | None) -> None:
+    """Send all data.
+
+    Args:
+        sock: A connected socket.
+        data: The bytes.
+        seconds: How long that may take, all in all. None: without limit. (`sendall` of a TLS
+            socket would allow as much for each record.)
+
+    Raises:
+        OSError: The connection failed, or the time ran out.
+    """
+    set_timeout(sock, seconds)
     sent = sock.send(data)
     if sent < len(data):
-        sock.sendall(data[sent:])
+        deadline = None if seconds is None else monotonic() + seconds
+        rest = memoryview(data)[sent:]
+        while rest:
+            set_timeout(sock, seconds_left(deadline))
+            rest = rest[sock.send(rest) :]
 
 
 def receive(sock: socket.socket, deadline: float | None) -> bytes:
@@ -38,7 +53,7 @@ def receive(sock: socket.socket, deadline: float | None) -> bytes:
     if deadline is not None:
         left = deadline - monotonic()
         if left <= 0:
-            raise TimeoutError("the read timeout ran out")
+            raise TimeoutError("nothing more came in time")
     set_timeout(sock, left)
     return sock.recv(PIECE_BYTES)
 
@@ -46,8 +61,8 @@ def receive(sock: socket.socket, deadline: float | None) -> bytes:
 def set_timeout(sock: socket.socket, seconds: float | None) -> None:
     """Set how long a socket waits.
 
-    Setting it is a system call. Most waits may last the whole read timeout, as the wait before
-    them could, so a value that is hardly longer stays.
+    Most waits want the same timeout as the wait before, so the system call is skipped if the
+    present value is at most 5 ms longer.
     """
     present = sock.gettimeout()
     if present == seconds:
