@@ -9,6 +9,7 @@ import threading
 import tomllib
 from typing import TYPE_CHECKING
 
+import pytest
 from werkzeug.test import Client
 
 from tests.support.environs import RUN, TARGET
@@ -140,3 +141,38 @@ def test_page_has_every_lock_and_every_destructor() -> None:
     assert ends == {"_core/response_body.py", "_upstream/pool.py"}
     assert "ResponseBody.__del__" in text
     assert "A pool that is dropped" in text
+
+
+# What is used of other packages' internals.
+
+INTERNALS = table(section("What is used of other packages' internals"))
+
+
+@pytest.mark.parametrize("row", INTERNALS, ids=lambda row: str(row[1]))
+def test_internals_are_used_where_the_list_says_and_tested(row: list[str]) -> None:
+    _, names, used_in, why, test = row
+    source = CODE[named(used_in)[0]].read_text()
+    for name in named(names):
+        for part in name.split("."):
+            assert re.search(rf"\b{part}\b", source), part
+    assert why
+    (test_name,) = named(test)
+    tests = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sum(f"\ndef {test_name}(" in text for text in tests) == 1
+
+
+def test_internals_list_has_every_protected_name_that_is_used() -> None:
+    used, ours = set(), set()
+    for path in CODE.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Attribute(attr=name, ctx=ast.Store()) | ast.FunctionDef(name=name):
+                    ours.add(name)
+                case ast.AnnAssign(target=ast.Name(id=name)):
+                    ours.add(name)
+                case ast.Attribute(attr=name):
+                    used.add(name)
+    theirs = {name for name in used - ours if re.match("_[a-z]", name)}
+    listed = {name for _, names, *_ in INTERNALS for name in re.findall(r"\w+", names)}
+    assert theirs >= {"_get_conn", "_dns_host"}
+    assert theirs <= listed
