@@ -9,6 +9,7 @@ urllib3 has no public way to take a connection out of a pool. It keeps these met
 subclasses, and `RelayPool` alone uses them: `_get_conn`, `_put_conn`, `_new_conn`,
 `_prepare_proxy` and `_validate_conn`. `connect` overrides a connection's `_new_conn`. That is why
 urllib3's major version is bounded, and why tests run on its oldest supported and newest versions.
+`docs/architecture.md` lists all that is used of other packages' internals.
 """
 
 from __future__ import annotations
