@@ -97,6 +97,9 @@ def test_client_that_leaves_in_mid_answer_ends_it_without_an_error(
         pieces = [next(response)]
         while not pieces[-1]:  # pragma: no cover - none or one, by what came with the head
             pieces.append(next(response))
+        # As the server does with it.
+        ours.sendall(b"head")
+        assert theirs.recv(4) == b"head"
         theirs.shutdown(socket.SHUT_WR)
         pieces += response
         assert closed.wait(WAIT_SECONDS)
