@@ -32,7 +32,7 @@ class Call:
         started: `time.monotonic()` at the beginning.
         deadline: The same clock's time at which `total_timeout` ends. None: no limit.
         aborted: Whether `abort` was called.
-        sent: Whether fal may have received the whole request; it cannot act on a part of one.
+        sent: Whether the system has taken the whole request. fal cannot act on a part of one.
     """
 
     __slots__ = (

@@ -125,7 +125,7 @@ class Upstream:
         sock = connection.sock
         reader = h1.HeadReader()
         try:
-            is_sent = self._send(call, sock, message, body)
+            is_sent = call.sent = self._send(call, sock, message, body)
             deadline = call.until(self._read_timeout if is_sent else _EARLY_ANSWER_SECONDS)
             while (head := reader.feed(receive(sock, deadline))) is None:
                 pass
@@ -148,12 +148,9 @@ class Upstream:
             seconds = self._read_timeout
             if call.deadline is not None:
                 seconds = call.at_most(seconds)
-            if not body.unread:
-                # A usual body goes with the head.
-                call.sent = True
-                send_all(sock, message, seconds)
-            else:
-                send_all(sock, message, seconds)
+            send_all(sock, message, seconds)
+            # A usual body went with the head.
+            if body.unread:
                 self._send_rest(call, sock, body)
         except OSError:
             return False
@@ -162,10 +159,8 @@ class Upstream:
     def _send_rest(self, call: Call, sock: socket.socket, body: RequestBody) -> None:
         framed = h1.chunk if body.length is None else bytes
         for piece in body.rest():
-            call.sent = not body.unread and body.length is not None
             self._send_more(call, sock, framed(piece))
         if body.length is None:
-            call.sent = True
             self._send_more(call, sock, h1.LAST_CHUNK)
 
     def _send_more(self, call: Call, sock: socket.socket, data: bytes) -> None:
