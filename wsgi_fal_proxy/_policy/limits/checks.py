@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy._fal.patterns import PatternInvalid, endpoint_globs
+from wsgi_fal_proxy._fal.patterns import PatternInvalid, compile_endpoint_patterns
 from wsgi_fal_proxy._policy.limits import notation, storage
 from wsgi_fal_proxy.errors import SettingsError
 
@@ -59,7 +59,7 @@ def check_costs(name: str, costs: object) -> None:
             why = "each must be a pattern of endpoints, such as 'fal-ai/veo3/**'"
             raise SettingsError(name, pattern, why)
         try:
-            endpoint_globs([pattern])
+            compile_endpoint_patterns([pattern])
         except PatternInvalid as error:
             raise SettingsError(name, pattern, error.why) from error
         if not isinstance(cost, int) or isinstance(cost, bool) or cost < 1:
