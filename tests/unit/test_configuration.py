@@ -150,8 +150,8 @@ def test_environment_sets_a_report_beside_an_allowlist(monkeypatch: pytest.Monke
         ),
         (
             {"FAL_PROXY_COSTS": "a/b=2"},
-            "FAL_PROXY_COSTS='a/b=2' cannot be used: costs count only towards limits: set limits,"
-            " too",
+            "FAL_PROXY_COSTS='a/b=2' cannot be used: costs have no effect without limits: set"
+            " limits, too",
         ),
         (
             {"FAL_PROXY_COSTS": "a/b=9", "FAL_PROXY_LIMITS": "5/hour"},
