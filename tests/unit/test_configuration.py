@@ -40,7 +40,7 @@ _LIMITS: Final = (
     " minute, hour or day, or several of these ('500/7 days')"
 )
 _ZERO: Final = "no number in a limit may be 0"
-_NEVER: Final = "this header is never forwarded: it tells about the caller, or the proxy sets it"
+_NEVER: Final = "this header is never forwarded: it identifies the caller, or the proxy sets it"
 
 
 # The environment

@@ -39,7 +39,7 @@ class Hidden(str):
         return "<redacted>"
 
     def __getitem__(self, key: Any) -> Hidden:
-        """Return a part, which is hidden, too: error reports cut long values."""
+        """Return a part, which is hidden, too: error reporters slice long values."""
         return Hidden(super().__getitem__(key))
 
 
