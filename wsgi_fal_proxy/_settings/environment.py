@@ -9,7 +9,7 @@ from wsgi_fal_proxy._process.environment import (
     KEY_VARIABLES,
     OPTION_PREFIX,
     option_variables,
-    variable,
+    read_variable,
 )
 from wsgi_fal_proxy._settings.options import Settings, declared, read, refuse_unknown, shortened
 from wsgi_fal_proxy.errors import SettingsError
@@ -68,7 +68,7 @@ def variables() -> dict[str, str]:
 
 def has_key() -> bool:
     """Whether a variable for the key is set. Its value may be unusable."""
-    return any(map(variable, KEY_VARIABLES))
+    return any(map(read_variable, KEY_VARIABLES))
 
 
 def _is_service_link(name: str, text: str) -> bool:
