@@ -193,7 +193,7 @@ class FalProxy:
 
 
 live_proxies: Final[WeakSet[FalProxy]] = WeakSet()
-"""All living proxies. The command uses this to see whether an app has made one."""
+"""All live proxies. The command uses this to see whether an app has made one."""
 
 
 def _phrase(status: int) -> str:
