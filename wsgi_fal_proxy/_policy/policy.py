@@ -20,7 +20,7 @@ _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
 
 class Policy:
-    """Decides whether a request that fal would accept is relayed.
+    """Decides whether the proxy relays a request to fal.
 
     The caller asks it in the order of its methods: first `check_target`, last `charge`. If
     `has_no_rules`, each method allows everything. A caller that then skips them only saves time.

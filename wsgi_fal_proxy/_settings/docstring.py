@@ -1,4 +1,4 @@
-"""Adds the declared options to a class's docstring, when somebody reads it."""
+"""Adds the declared options to a class's docstring when it is read."""
 
 from __future__ import annotations
 

@@ -351,7 +351,7 @@ class Settings:
 
     @classmethod
     def build(cls, options: Mapping[str, Any]) -> Self:
-        """Make settings of keyword options.
+        """Build settings from keyword options.
 
         Raises:
             SettingsError: An option is unknown, or its value cannot be used.
