@@ -18,7 +18,7 @@ from werkzeug.utils import ImportStringError, import_string
 from wsgi_fal_proxy._core.error_response import error_response
 from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
 from wsgi_fal_proxy._core.proxy import live_proxies
-from wsgi_fal_proxy._core.standalone import Site
+from wsgi_fal_proxy._core.standalone import StandaloneProxy
 from wsgi_fal_proxy._fal.key import Key
 from wsgi_fal_proxy._policy.authorize import allow_anyone
 from wsgi_fal_proxy._settings.environment import has_key, options_from_environment
@@ -43,8 +43,8 @@ With MODULE:APP it wraps that WSGI application, which then answers all paths but
 
     wsgi-fal-proxy myproject.wsgi:application
 
-An application that makes a fal proxy of its own, as it is imported or in Django's URLs, is not
-wrapped: it is served as it is, and calls fal.
+If importing the application (or Django's URLs) creates a fal proxy, the command does not wrap it
+but serves it unchanged. Its proxy calls the real fal.
 
 With --playground a page at /playground/ tries fal's own client through the proxy: the queue,
 streams, uploads, cancels, errors. Its client comes from a CDN, or from --playground-client.
@@ -56,11 +56,12 @@ environment, with examples (none is no limit, commas separate the items of a lis
 This server is for development. To serve others: gunicorn wsgi_fal_proxy.wsgi
 """
 _NOT_FAKED: Final = (
-    "it has a fal proxy of its own, which calls fal; to have that call a fake one, give it the key"
-    " and the pool_manager of a FakeFal (see the README, 'Test your app')"
+    "it has a fal proxy of its own, which calls fal; to use a fake fal, configure its own proxy"
+    " with the key and pool_manager of a FakeFal (see the README, 'Test your app')"
 )
 _ITS_OWN: Final = """\
-The application has a fal proxy of its own, and is served as it is: FAL_PROXY_* set nothing of it.
+The application has a fal proxy of its own, and is served as it is. The FAL_PROXY_* variables do
+not apply to it.
 
   {url}/
 
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Args:
-        arguments: What follows the command's name; None for those of this process.
+        arguments: The arguments after the command's name. None: those of this process.
     """
     given = _parser().parse_args(arguments)
     given.playground |= given.playground_client is not None
@@ -126,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         help="port to listen on, 0 for any that is free (default: %(default)s)",
     )
     parser.add_argument("--fake", action="store_true", help="use the fake fal even with a key")
-    parser.add_argument("--playground", action="store_true", help="serve a page to try it on, too")
+    parser.add_argument("--playground", action="store_true", help="also serve a page for trying it")
     parser.add_argument(
         "--playground-client",
         metavar="DIRECTORY",
@@ -149,17 +150,17 @@ def _proxied(
 ) -> WSGIApplication:
     if fake is not None:
         options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
-    # Who can spend whose money is among the first things that it says.
+    # No warning: the welcome text says who pays.
     options["authorize"] = allow_anyone
     Key(options.get("key")).authorization({})
-    return Site(**options) if wrapped is None else FalProxyMiddleware(wrapped, **options)
+    return StandaloneProxy(**options) if wrapped is None else FalProxyMiddleware(wrapped, **options)
 
 
 def _with_playground(
     application: WSGIApplication, prefix: str, fake: FakeFal | None, client: str | None
 ) -> WSGIApplication:
     if f"{prefix}/".startswith(f"{PATH}/"):
-        why = f"it must be any other path, since the playground is at {PATH}"
+        why = f"it must be another path: the playground is at {PATH}"
         raise SettingsError("FAL_PROXY_PREFIX", prefix, why)
     fake_url = None if fake is None else fake.url
     try:
@@ -171,19 +172,20 @@ def _with_playground(
 
 
 def _imported(name: str | None) -> tuple[Any, bool]:
-    """Give the application of this name, and whether it has made a fal proxy of its own.
+    """Return the application of this name, and whether it has created a fal proxy of its own.
 
-    To wrap that would put one that serves everyone before it, without its checks.
+    The command must not wrap such an application: the outer proxy would serve everyone, without
+    the application's checks.
     """
     if name is None:
         return None, False
-    # As `python -m` does it, and gunicorn: what is in this directory can be imported.
+    # Like `python -m` and gunicorn, import from the current directory.
     sys.path.insert(0, os.path.abspath(os.curdir))
     before = set(live_proxies)
     try:
         application = import_string(name)
     except ImportStringError as error:
-        # Its own message is a page of guesses.
+        # The message of ImportStringError itself is a page of guesses.
         raise SettingsError("app", name, str(error.exception)) from error
     except ValueError as error:
         why = "it must be a module and an application in it, MODULE:APP"
@@ -191,13 +193,13 @@ def _imported(name: str | None) -> tuple[Any, bool]:
     if not callable(application):
         raise SettingsError("app", name, "it must be a WSGI application, which can be called")
     _load_views(application)
-    # One that was dropped already is not the application's.
+    # Collect proxies that are already unreferenced.
     gc.collect()
     return application, not before.issuperset(live_proxies)
 
 
 def _load_views(application: object) -> None:
-    """Have Django make its views now: it does so upon the first request."""
+    """Make Django create its views now. By itself it does so at the first request."""
     handlers = sys.modules.get("django.core.handlers.wsgi")
     if handlers is not None and isinstance(application, handlers.WSGIHandler):
         from django.urls import get_resolver  # noqa: PLC0415 - only where it is used

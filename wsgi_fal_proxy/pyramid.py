@@ -38,9 +38,9 @@ def includeme(config: Configurator) -> None:
     Args:
         config: The application's. Its settings `fal_proxy.*` are the options of
             `FalProxyMiddleware`: text is read as in an ini file, anything else is taken as it is.
-            `fal_proxy.permission` is the permission that the view asks for; without it, the
-            application's default permission, if it has one. With it, and without an
-            `fal_proxy.authorize` of yours, the identity is `request.authenticated_userid`.
+            `fal_proxy.permission` is the permission that the view requires; without it, the
+            application's default permission, if it has one. With it, and without your own
+            `fal_proxy.authorize`, the identity is `request.authenticated_userid`.
 
     Raises:
         SettingsError: An option is unknown, or its value cannot be used.
@@ -65,13 +65,13 @@ def includeme(config: Configurator) -> None:
         request.environ[_USER] = request.authenticated_userid
         return request.get_response(proxy)
 
-    # What is the middleware's: the prefix itself, and what is below it at a "/".
+    # The same paths as the middleware's: the prefix itself, and every path below it.
     config.add_route(ROUTE_NAME, prefix + "{below:(/.*)?}")
-    # fal's client sends no CSRF token; nor can a form on another site send the header that it does.
+    # fal's client sends no CSRF token, and no form can send x-fal-target-url.
     config.add_view(relay, route_name=ROUTE_NAME, permission=permission, require_csrf=False)
 
 
 def _permitted(request: FalRequest) -> Allow:
-    """Serve whom Pyramid has let through."""
+    """Allow: Pyramid has already checked the permission."""
     user = request.environ[_USER]
     return Allow(identity=None if user is None else str(user))

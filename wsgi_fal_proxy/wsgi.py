@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Final, NoReturn
 
-from wsgi_fal_proxy._core.standalone import Site
+from wsgi_fal_proxy._core.standalone import StandaloneProxy
 from wsgi_fal_proxy._settings.environment import options_from_environment
 from wsgi_fal_proxy.errors import SettingsError
 
@@ -22,11 +22,11 @@ def _refuse_to_start(error: SettingsError) -> NoReturn:
     raise SystemExit(_APP_LOAD_ERROR) from error
 
 
-def _application() -> Site:
+def _application() -> StandaloneProxy:
     try:
-        return Site(**options_from_environment())
+        return StandaloneProxy(**options_from_environment())
     except SettingsError as error:
         _refuse_to_start(error)
 
 
-application: Site = _application()
+application: StandaloneProxy = _application()

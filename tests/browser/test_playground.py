@@ -184,7 +184,7 @@ def test_playground_and_proxy_cannot_be_at_one_path(
 
     assert caught.value.code == (
         f"wsgi-fal-proxy: FAL_PROXY_PREFIX='{prefix}' cannot be used:"
-        " it must be any other path, since the playground is at /playground"
+        " it must be another path: the playground is at /playground"
     )
 
 

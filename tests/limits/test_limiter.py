@@ -24,7 +24,7 @@ from wsgi_fal_proxy._policy.limits import redis_store
 from wsgi_fal_proxy._policy.limits.caller import caller_name
 from wsgi_fal_proxy._policy.limits.costs import Costs
 from wsgi_fal_proxy._policy.limits.limiter import _duration, _exceeded
-from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.notation import parse_limit
 from wsgi_fal_proxy._policy.limits.outage import Outage
 from wsgi_fal_proxy._policy.limits.store import StoreFailed
 from wsgi_fal_proxy.errors import LimitExceeded
@@ -99,7 +99,7 @@ def test_limiter_refusal_says_which_limit_and_when_again(fal: FakeFal) -> None:
     ],
 )
 def test_limiter_refusal_is_for_the_person_who_meets_it(text: str, cost: int, detail: str) -> None:
-    refusal = _exceeded(limit(text), 3, 1, cost)
+    refusal = _exceeded(parse_limit(text), 3, 1, cost)
     assert isinstance(refusal, LimitExceeded)
     assert refusal.detail == detail
 
@@ -576,16 +576,16 @@ def test_refund_that_cannot_be_made_leaves_the_charge(
 
 def test_limiter_outage_is_not_ended_by_a_late_answer(caplog: pytest.LogCaptureFixture) -> None:
     outage, failure = Outage("refused"), StoreFailed()
-    early = outage.number
-    outage.begins(outage.number, failure)
+    early = outage.generation
+    outage.report_failure(outage.generation, failure)
     # Two that had asked before the store failed: one has its answer, one has none.
-    outage.ends(early)
-    outage.begins(early, failure)
-    late = outage.number
-    outage.ends(outage.number)
+    outage.report_success(early)
+    outage.report_failure(early, failure)
+    late = outage.generation
+    outage.report_success(outage.generation)
     # Two that had asked while it did.
-    outage.begins(late, failure)
-    outage.ends(late)
+    outage.report_failure(late, failure)
+    outage.report_success(late)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
@@ -625,7 +625,10 @@ EACH = "each must be such as '20/minute'"
             {"limits": ["1/day", "2/24 hours"]},
             "limits='2/24 hours' cannot be used: there can be one limit for each window of time",
         ),
-        ({"costs": {"a/b": 1}}, "costs={'a/b': 1} cannot be used: costs count only towards limits"),
+        (
+            {"costs": {"a/b": 1}},
+            "costs={'a/b': 1} cannot be used: costs have no effect without limits",
+        ),
         (
             {"limits": ["9/day"], "costs": ["a"]},
             "costs=['a'] cannot be used: it must be costs by patterns",

@@ -16,7 +16,7 @@ import urllib3
 from tests.support.raw_server import WAIT_SECONDS
 from tests.support.serving import Served, dialling, serve_gunicorn
 from wsgi_fal_proxy._policy.limits.caller import caller_name
-from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.notation import parse_limit
 from wsgi_fal_proxy._policy.limits.redis_store import RedisStore
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def serving(
 def taken(redis: RedisServer) -> int:
     """Give what is taken, by asking for more than there can be."""
     name = caller_name(None, "127.0.0.1")
-    return RedisStore(redis.uri).take([limit("100/365 days")], [name], 1_000).taken[0]
+    return RedisStore(redis.uri).charge([parse_limit("100/365 days")], [name], 1_000).taken[0]
 
 
 @pytest.mark.parametrize(

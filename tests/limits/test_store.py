@@ -15,17 +15,17 @@ import redis as redis_client
 
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer
 from wsgi_fal_proxy._policy.limits.memory_store import MemoryStore
-from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.notation import parse_limit
 from wsgi_fal_proxy._policy.limits.redis_store import RedisStore
-from wsgi_fal_proxy._policy.limits.storage import store
-from wsgi_fal_proxy._policy.limits.store import Charge, Store, StoreFailed
+from wsgi_fal_proxy._policy.limits.storage import make_store
+from wsgi_fal_proxy._policy.limits.store import ChargeResult, Store, StoreFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.redis_server import RedisServer
 
-DAY, WEEK = limit("100/day"), limit("150/7 days global")
+DAY, WEEK = parse_limit("100/day"), parse_limit("150/7 days global")
 LIMITS = [DAY, WEEK]
 ALICE, BOB = ["alice", "everybody"], ["bob", "everybody"]
 
@@ -33,8 +33,8 @@ ALICE, BOB = ["alice", "everybody"], ["bob", "everybody"]
 @pytest.fixture(params=["memory", "redis"])
 def counts(request: pytest.FixtureRequest) -> Store:
     if request.param == "memory":
-        return store("memory://")
-    return store(request.getfixturevalue("redis").uri)
+        return make_store("memory://")
+    return make_store(request.getfixturevalue("redis").uri)
 
 
 @pytest.fixture
@@ -43,27 +43,27 @@ def client(redis: RedisServer) -> Iterator[Any]:
         yield connected
 
 
-def given_back(counted: Charge) -> None:
+def given_back(counted: ChargeResult) -> None:
     assert counted.refund is not None
     counted.refund()
 
 
 def taken(counts: Store, callers: list[str]) -> list[int]:
     """Give what is taken, by asking for more than there can be."""
-    counted = counts.take(LIMITS, callers, 1_000)
+    counted = counts.charge(LIMITS, callers, 1_000)
     assert counted.refund is None
     return list(counted.taken)
 
 
 def test_store_takes_the_cost_of_each_limit(counts: Store) -> None:
-    assert counts.take(LIMITS, ALICE, 20).taken == [0, 0]
-    assert counts.take(LIMITS, BOB, 3).taken == [0, 20]
+    assert counts.charge(LIMITS, ALICE, 20).taken == [0, 0]
+    assert counts.charge(LIMITS, BOB, 3).taken == [0, 20]
     assert taken(counts, ALICE) == [20, 23]
     assert taken(counts, BOB) == [3, 23]
 
 
 def test_store_tells_the_end_of_each_window(counts: Store) -> None:
-    day, week = counts.take(LIMITS, ALICE, 1).seconds_left
+    day, week = counts.charge(LIMITS, ALICE, 1).seconds_left
     assert 0 < day <= 86_400
     assert 0 < week <= 604_800
     # Both windows begin at a midnight in UTC.
@@ -72,30 +72,30 @@ def test_store_tells_the_end_of_each_window(counts: Store) -> None:
 
 @pytest.mark.parametrize("callers", [ALICE, BOB], ids=["own-limit", "shared-limit"])
 def test_store_takes_all_of_several_limits_or_none(counts: Store, callers: list[str]) -> None:
-    counts.take(LIMITS, ALICE, 90)
-    counts.take(LIMITS, BOB, 40)
+    counts.charge(LIMITS, ALICE, 90)
+    counts.charge(LIMITS, BOB, 40)
     before = taken(counts, callers)
-    assert counts.take(LIMITS, callers, 21).refund is None
+    assert counts.charge(LIMITS, callers, 21).refund is None
     assert taken(counts, callers) == before
 
 
 def test_store_reaches_a_limit_exactly(counts: Store) -> None:
-    assert counts.take(LIMITS, ALICE, 99).refund is not None
-    assert counts.take(LIMITS, ALICE, 2).refund is None
-    assert counts.take(LIMITS, ALICE, 1).refund is not None
-    assert counts.take(LIMITS, ALICE, 1).refund is None
+    assert counts.charge(LIMITS, ALICE, 99).refund is not None
+    assert counts.charge(LIMITS, ALICE, 2).refund is None
+    assert counts.charge(LIMITS, ALICE, 1).refund is not None
+    assert counts.charge(LIMITS, ALICE, 1).refund is None
 
 
 def test_store_takes_again_what_is_refunded(counts: Store) -> None:
-    counted = counts.take(LIMITS, ALICE, 100)
+    counted = counts.charge(LIMITS, ALICE, 100)
     given_back(counted)
     assert taken(counts, ALICE) == [0, 0]
-    assert counts.take(LIMITS, ALICE, 100).refund is not None
+    assert counts.charge(LIMITS, ALICE, 100).refund is not None
 
 
 def test_store_counts_exactly_what_64_threads_take_and_refund(counts: Store) -> None:
     def call(number: int) -> bool:
-        counted = counts.take(LIMITS, ALICE, 1)
+        counted = counts.charge(LIMITS, ALICE, 1)
         # Every third call fails.
         if counted.refund is not None and number % 3 == 0:
             counted.refund()
@@ -109,7 +109,7 @@ def test_store_counts_exactly_what_64_threads_take_and_refund(counts: Store) -> 
 
 
 def test_store_in_memory_loses_no_call_of_many_and_refunds_none_twice() -> None:
-    counts, many = MemoryStore(), [limit("16000/day")]
+    counts, many = MemoryStore(), [parse_limit("16000/day")]
     interval = sys.getswitchinterval()
     # Once all have begun, they take turns as often as they can: what is not one step falls apart.
     all_begun = threading.Barrier(64, lambda: sys.setswitchinterval(1e-6), WAIT_SECONDS)
@@ -118,7 +118,7 @@ def test_store_in_memory_loses_no_call_of_many_and_refunds_none_twice() -> None:
         kept = 0
         all_begun.wait()
         for number in range(500):
-            counted = counts.take(many, ["alice"], 1)
+            counted = counts.charge(many, ["alice"], 1)
             if counted.refund is not None and number % 2:
                 counted.refund()
             elif counted.refund is not None:
@@ -130,8 +130,8 @@ def test_store_in_memory_loses_no_call_of_many_and_refunds_none_twice() -> None:
             kept = sum(threads.map(calls, range(64)))
     finally:
         sys.setswitchinterval(interval)
-    assert counts.take(many, ["alice"], 16_000 - kept).refund is not None
-    assert counts.take(many, ["alice"], 1).taken == [16_000]
+    assert counts.charge(many, ["alice"], 16_000 - kept).refund is not None
+    assert counts.charge(many, ["alice"], 1).taken == [16_000]
 
 
 class Clock:
@@ -144,10 +144,10 @@ class Clock:
 def test_store_in_memory_begins_a_new_window_at_0_and_refunds_nothing_to_it() -> None:
     clock = Clock()
     counts = MemoryStore(clock)
-    counted = counts.take(LIMITS, ALICE, 100)
+    counted = counts.charge(LIMITS, ALICE, 100)
     clock.now += DAY.seconds
     assert taken(counts, ALICE) == [0, 100]
-    counts.take(LIMITS, ALICE, 2)
+    counts.charge(LIMITS, ALICE, 2)
     given_back(counted)
     assert taken(counts, ALICE) == [2, 2]
 
@@ -155,7 +155,7 @@ def test_store_in_memory_begins_a_new_window_at_0_and_refunds_nothing_to_it() ->
 def test_store_in_memory_begins_no_window_again_when_the_clock_is_set_back() -> None:
     clock = Clock()
     counts = MemoryStore(clock)
-    counts.take(LIMITS, ALICE, 100)
+    counts.charge(LIMITS, ALICE, 100)
     clock.now -= DAY.seconds
     assert taken(counts, ALICE) == [100, 100]
 
@@ -172,10 +172,10 @@ def test_store_in_redis_begins_a_new_window_at_0_and_refunds_nothing_to_it(
     redis: RedisServer, client: Any
 ) -> None:
     counts = RedisStore(redis.uri)
-    counted = counts.take(LIMITS, ALICE, 100)
+    counted = counts.charge(LIMITS, ALICE, 100)
     client.hincrby(key_of(client, "alice"), "window", -1)
     assert taken(counts, ALICE) == [0, 100]
-    counts.take(LIMITS, ALICE, 2)
+    counts.charge(LIMITS, ALICE, 2)
     given_back(counted)
     assert taken(counts, ALICE) == [2, 2]
 
@@ -184,7 +184,7 @@ def test_store_in_redis_begins_no_window_again_when_the_clock_is_set_back(
     redis: RedisServer, client: Any
 ) -> None:
     counts = RedisStore(redis.uri)
-    counts.take(LIMITS, ALICE, 100)
+    counts.charge(LIMITS, ALICE, 100)
     client.hincrby(key_of(client, "alice"), "window", 1)
     assert taken(counts, ALICE) == [100, 100]
 
@@ -193,11 +193,11 @@ def test_store_in_redis_does_not_refund_what_redis_has_forgotten(
     redis: RedisServer, client: Any
 ) -> None:
     counts = RedisStore(redis.uri)
-    early, late = counts.take(LIMITS, ALICE, 30), counts.take(LIMITS, BOB, 30)
+    early, late = counts.charge(LIMITS, ALICE, 30), counts.charge(LIMITS, BOB, 30)
     client.flushall()
     given_back(early)
     assert taken(counts, ALICE) == [0, 0]
-    counts.take(LIMITS, ALICE, 2)
+    counts.charge(LIMITS, ALICE, 2)
     given_back(late)
     assert taken(counts, ALICE) == [2, 2]
 
@@ -205,7 +205,7 @@ def test_store_in_redis_does_not_refund_what_redis_has_forgotten(
 def test_store_in_redis_has_a_count_forgotten_by_the_end_of_its_window(
     redis: RedisServer, client: Any
 ) -> None:
-    left = RedisStore(redis.uri).take(LIMITS, ALICE, 1).seconds_left
+    left = RedisStore(redis.uri).charge(LIMITS, ALICE, 1).seconds_left
     lives = [client.ttl(key_of(client, caller)) for caller in ALICE]
     assert all(life <= end for life, end in zip(lives, left, strict=True))
     assert min(lives) > 0
@@ -213,17 +213,17 @@ def test_store_in_redis_has_a_count_forgotten_by_the_end_of_its_window(
 
 def test_store_in_redis_lets_redis_forget_its_scripts(redis: RedisServer, client: Any) -> None:
     counts = RedisStore(redis.uri)
-    counted = counts.take(LIMITS, ALICE, 1)
+    counted = counts.charge(LIMITS, ALICE, 1)
     client.script_flush()
     given_back(counted)
     client.script_flush()
-    assert counts.take(LIMITS, ALICE, 1).taken == [0, 0]
+    assert counts.charge(LIMITS, ALICE, 1).taken == [0, 0]
 
 
 def test_store_in_redis_counts_by_database(
     redis: RedisServer,
 ) -> None:
-    RedisStore(redis.uri).take(LIMITS, ALICE, 7)
+    RedisStore(redis.uri).charge(LIMITS, ALICE, 7)
     assert taken(RedisStore(redis.uri), ALICE) == [7, 7]
     assert taken(RedisStore(f"{redis.uri}?db=1"), ALICE) == [0, 0]
 
@@ -232,10 +232,10 @@ def test_store_in_redis_fails_while_redis_is_gone_and_answers_when_it_is_back(
     redis: RedisServer,
 ) -> None:
     counts = RedisStore(redis.uri)
-    counted = counts.take(LIMITS, ALICE, 5)
+    counted = counts.charge(LIMITS, ALICE, 5)
     redis.stop()
     with pytest.raises(StoreFailed):
-        counts.take(LIMITS, ALICE, 1)
+        counts.charge(LIMITS, ALICE, 1)
     with pytest.raises(StoreFailed):
         given_back(counted)
     redis.start()
@@ -244,10 +244,10 @@ def test_store_in_redis_fails_while_redis_is_gone_and_answers_when_it_is_back(
 
 def test_store_in_redis_fails_in_time_when_redis_hangs(redis: RedisServer) -> None:
     counts = RedisStore(redis.uri)
-    counts.take(LIMITS, ALICE, 5)
+    counts.charge(LIMITS, ALICE, 5)
     os.kill(redis.pid, signal.SIGSTOP)
     with pytest.raises(StoreFailed) as caught:
-        counts.take(LIMITS, ALICE, 1)
+        counts.charge(LIMITS, ALICE, 1)
     os.kill(redis.pid, signal.SIGCONT)
     assert isinstance(caught.value.__cause__, redis_client.TimeoutError)
     assert taken(counts, ALICE) in ([5, 5], [6, 6])
@@ -256,7 +256,7 @@ def test_store_in_redis_fails_in_time_when_redis_hangs(redis: RedisServer) -> No
 def test_store_in_redis_does_not_take_again_when_the_answer_is_lost(
     redis: RedisServer,
 ) -> None:
-    RedisStore(redis.uri).take(LIMITS, ALICE, 5)
+    RedisStore(redis.uri).charge(LIMITS, ALICE, 5)
 
     def script(connection: Connection) -> None:
         """Pass on what comes and what is answered, but for the answer to a script."""
@@ -271,7 +271,7 @@ def test_store_in_redis_does_not_take_again_when_the_answer_is_lost(
             upstream.recv(65_536)
 
     with RawServer(script, tls=False) as between, pytest.raises(StoreFailed):
-        RedisStore(f"redis://127.0.0.1:{between.port}").take(LIMITS, ALICE, 1)
+        RedisStore(f"redis://127.0.0.1:{between.port}").charge(LIMITS, ALICE, 1)
     assert taken(RedisStore(redis.uri), ALICE) == [6, 6]
 
 
@@ -284,9 +284,9 @@ def test_store_in_redis_does_not_take_again_when_the_answer_is_lost(
 )
 def test_store_that_there_is_not_is_refused(uri: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - what it says is said by who asked
-        store(uri)
+        make_store(uri)
 
 
 @pytest.mark.parametrize("uri", ["redis://h", "redis://h/", "rediss://h:1/12", "redis://h?db=3"])
 def test_store_is_made_without_connecting(uri: str) -> None:
-    assert isinstance(store(uri), RedisStore)
+    assert isinstance(make_store(uri), RedisStore)

@@ -12,7 +12,7 @@ from tests.support.servers import SERVERS
 from tests.support.serving import ROOT
 from wsgi_fal_proxy import FalProxyMiddleware
 from wsgi_fal_proxy.__main__ import _parser, _welcome, _whose
-from wsgi_fal_proxy._fal.patterns import endpoint_globs, url_globs
+from wsgi_fal_proxy._fal.patterns import compile_endpoint_patterns, compile_url_patterns
 from wsgi_fal_proxy._process import environment
 from wsgi_fal_proxy._settings.environment import variables
 from wsgi_fal_proxy._settings.options import Settings
@@ -115,9 +115,9 @@ def test_readme_patterns_match_what_the_table_says() -> None:
     for row in rows("### Which models"):
         (pattern,), matched, unmatched = (re.findall("`([^`]+)`", cell) for cell in row)
         urls = pattern.partition("/")[0].endswith("fal.run") or "fal.ai" in pattern
-        globs = url_globs([pattern]) if urls else endpoint_globs([pattern])
-        assert all(globs.match(text if urls else f"/{text}") for text in matched)
-        assert not any(globs.match(text if urls else f"/{text}") for text in unmatched)
+        compiled = compile_url_patterns([pattern]) if urls else compile_endpoint_patterns([pattern])
+        assert all(compiled.match(text if urls else f"/{text}") for text in matched)
+        assert not any(compiled.match(text if urls else f"/{text}") for text in unmatched)
 
 
 def test_readme_example_with_allowlists_runs(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:

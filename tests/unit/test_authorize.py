@@ -12,7 +12,7 @@ import webtest
 
 from tests.support.environs import answer_to
 from wsgi_fal_proxy import Allow, FalProxy, FalRequest, Refuse, allow_anyone
-from wsgi_fal_proxy._fal.operations import Kind, operation
+from wsgi_fal_proxy._fal.operations import Kind, operation_of
 from wsgi_fal_proxy._fal.target import Target
 from wsgi_fal_proxy._policy.authorize import identity_of
 from wsgi_fal_proxy._policy.policy import Policy
@@ -30,7 +30,7 @@ TARGET: Final = "x-fal-target-url"
 
 def request_for(url: str = RUN, method: str = "POST", **environ: Any) -> FalRequest:
     target = Target.parse(url)
-    return FalRequest(environ, method, target, operation(method, target))
+    return FalRequest(environ, method, target, operation_of(method, target))
 
 
 # What it is given

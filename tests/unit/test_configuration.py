@@ -40,7 +40,7 @@ _LIMITS: Final = (
     " minute, hour or day, or several of these ('500/7 days')"
 )
 _ZERO: Final = "no number in a limit may be 0"
-_NEVER: Final = "this header is never forwarded: it tells about the caller, or the proxy sets it"
+_NEVER: Final = "this header is never forwarded: it identifies the caller, or the proxy sets it"
 
 
 # The environment
@@ -150,8 +150,8 @@ def test_environment_sets_a_report_beside_an_allowlist(monkeypatch: pytest.Monke
         ),
         (
             {"FAL_PROXY_COSTS": "a/b=2"},
-            "FAL_PROXY_COSTS='a/b=2' cannot be used: costs count only towards limits: set limits,"
-            " too",
+            "FAL_PROXY_COSTS='a/b=2' cannot be used: costs have no effect without limits: set"
+            " limits, too",
         ),
         (
             {"FAL_PROXY_COSTS": "a/b=9", "FAL_PROXY_LIMITS": "5/hour"},

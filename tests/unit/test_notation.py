@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsgi_fal_proxy._policy.limits.notation import Limit, limit
+from wsgi_fal_proxy._policy.limits.notation import Limit, parse_limit
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from wsgi_fal_proxy._policy.limits.notation import Limit, limit
     ],
 )
 def test_notation_of_a_limit_is_read(text: str, read: Limit) -> None:
-    assert limit(text) == read
+    assert parse_limit(text) == read
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_notation_of_a_limit_is_read(text: str, read: Limit) -> None:
 )
 def test_notation_that_is_no_limit_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - what it says is said by who asked
-        limit(text)
+        parse_limit(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsgi_fal_proxy._fal.operations import Kind, Operation, operation
+from wsgi_fal_proxy._fal.operations import Kind, Operation, operation_of
 from wsgi_fal_proxy._fal.target import Target
 
 QUEUE = "https://queue.fal.run"
@@ -13,7 +13,7 @@ WMA = "https://wma.fal.run"
 
 
 def asked(method: str, url: str) -> Operation:
-    return operation(method, Target.parse(url))
+    return operation_of(method, Target.parse(url))
 
 
 @pytest.mark.parametrize(

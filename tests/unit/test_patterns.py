@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tests.support.patterns import matches
 from wsgi_fal_proxy._fal.patterns import (
     PLAIN_PATH,
-    Globs,
     PatternInvalid,
-    app_globs,
-    endpoint_globs,
-    url_globs,
+    Patterns,
+    compile_app_patterns,
+    compile_endpoint_patterns,
+    compile_url_patterns,
 )
 
 
@@ -44,7 +44,7 @@ from wsgi_fal_proxy._fal.patterns import (
     ],
 )
 def test_pattern_matches_endpoint(pattern: str, endpoint: str) -> None:
-    assert endpoint_globs([pattern]).match(f"/{endpoint}")
+    assert compile_endpoint_patterns([pattern]).match(f"/{endpoint}")
     assert matches(pattern, endpoint)
 
 
@@ -74,7 +74,7 @@ def test_pattern_matches_endpoint(pattern: str, endpoint: str) -> None:
     ],
 )
 def test_pattern_does_not_match_endpoint(pattern: str, endpoint: str) -> None:
-    assert not endpoint_globs([pattern]).match(f"/{endpoint}")
+    assert not compile_endpoint_patterns([pattern]).match(f"/{endpoint}")
     assert not matches(pattern, endpoint)
 
 
@@ -102,7 +102,7 @@ def test_pattern_does_not_match_endpoint(pattern: str, endpoint: str) -> None:
     ],
 )
 def test_pattern_matches_url(pattern: str, url: str) -> None:
-    assert url_globs([pattern]).match(url)
+    assert compile_url_patterns([pattern]).match(url)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_pattern_matches_url(pattern: str, url: str) -> None:
     ],
 )
 def test_pattern_does_not_match_url(pattern: str, url: str) -> None:
-    assert not url_globs([pattern]).match(url)
+    assert not compile_url_patterns([pattern]).match(url)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_pattern_does_not_match_url(pattern: str, url: str) -> None:
 )
 def test_pattern_that_is_no_url_is_an_error(pattern: str) -> None:
     with pytest.raises(PatternInvalid):
-        url_globs([pattern])
+        compile_url_patterns([pattern])
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_pattern_that_is_no_url_is_an_error(pattern: str) -> None:
 )
 def test_pattern_that_is_no_endpoint_is_an_error(pattern: str) -> None:
     with pytest.raises(PatternInvalid):
-        endpoint_globs([pattern])
+        compile_endpoint_patterns([pattern])
 
 
 @pytest.mark.parametrize(
@@ -259,21 +259,21 @@ def test_pattern_that_is_no_endpoint_is_an_error(pattern: str) -> None:
 )
 def test_pattern_of_endpoints_is_refused_with_what_is_wrong(pattern: str, why: str) -> None:
     with pytest.raises(PatternInvalid) as caught:
-        endpoint_globs([pattern])
+        compile_endpoint_patterns([pattern])
     assert caught.value.why.removeprefix("a pattern must ").startswith(why)
 
 
 def test_patterns_of_a_list_are_one_decision() -> None:
-    globs = endpoint_globs(["a/b", "c/d", "e/*", "f/**"])
-    assert globs.plain == {"/a/b", "/c/d"}
-    assert [globs.match(path) for path in ("/a/b", "/c/d", "/e/x", "/f/x/y", "/a/c")] == [
+    patterns = compile_endpoint_patterns(["a/b", "c/d", "e/*", "f/**"])
+    assert patterns.plain == {"/a/b", "/c/d"}
+    assert [patterns.match(path) for path in ("/a/b", "/c/d", "/e/x", "/f/x/y", "/a/c")] == [
         True,
         True,
         True,
         True,
         False,
     ]
-    assert endpoint_globs(["a/b"]) == Globs(frozenset({"/a/b"}), None)
+    assert compile_endpoint_patterns(["a/b"]) == Patterns(frozenset({"/a/b"}), None)
 
 
 @pytest.mark.parametrize(
@@ -303,10 +303,10 @@ def test_patterns_of_a_list_are_one_decision() -> None:
         ("**/flux", "/*/flux", False),
     ],
 )
-def test_app_globs_match_an_app_where_all_of_it_is_allowed(
+def test_app_patterns_match_an_app_where_all_of_it_is_allowed(
     pattern: str, app: str, allowed: bool
 ) -> None:
-    assert app_globs([pattern]).match(app) is allowed
+    assert compile_app_patterns([pattern]).match(app) is allowed
 
 
 _words = st.text("ab*-", min_size=1, max_size=4).filter(lambda text: "**" not in text)
@@ -323,10 +323,10 @@ _endpoints = st.lists(
 @example(pattern="**/a*b/**", endpoint="fal-ai/aab")
 def test_pattern_matches_as_it_does_segment_by_segment(pattern: str, endpoint: str) -> None:
     try:
-        globs = endpoint_globs([pattern])
+        patterns = compile_endpoint_patterns([pattern])
     except PatternInvalid:
         return
-    assert globs.match(f"/{endpoint}") is matches(pattern, endpoint)
+    assert patterns.match(f"/{endpoint}") is matches(pattern, endpoint)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_settings_refuse_what_cannot_be_called(name: str, accepted: str, value: 
 BYTES = "a whole number of bytes, 0 or more"
 NAMES = "a list of header names"
 NAME = "each must be a header name, such as x-request-id"
-NEVER = "this header is never forwarded: it tells about the caller, or the proxy sets it"
+NEVER = "this header is never forwarded: it identifies the caller, or the proxy sets it"
 
 
 @pytest.mark.parametrize(

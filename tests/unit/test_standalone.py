@@ -10,7 +10,7 @@ import pytest
 import webtest
 
 from wsgi_fal_proxy import FalProxyMiddleware, SettingsError
-from wsgi_fal_proxy._core.standalone import Site
+from wsgi_fal_proxy._core.standalone import StandaloneProxy
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy.testing import FakeFal
 
 
-def served(site: Site) -> webtest.TestApp:
+def served(site: StandaloneProxy) -> webtest.TestApp:
     return webtest.TestApp(site, lint=True)
 
 
 def test_standalone_health_is_ok_with_a_key() -> None:
-    response = served(Site(key="id:secret")).get("/healthz")
+    response = served(StandaloneProxy(key="id:secret")).get("/healthz")
 
     assert response.status == "200 OK"
     assert response.json == {"status": "ok"}
@@ -35,7 +35,7 @@ def test_standalone_health_is_ok_with_a_key() -> None:
 def test_standalone_health_looks_up_a_key_in_the_environment_each_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    app = served(Site())
+    app = served(StandaloneProxy())
     assert app.get("/healthz", status=500).json["reason"] == "key_missing"
 
     monkeypatch.setenv("FAL_KEY", "id:secret")
@@ -44,7 +44,7 @@ def test_standalone_health_looks_up_a_key_in_the_environment_each_time(
 
 
 def test_standalone_health_says_that_there_is_no_key() -> None:
-    response = served(Site()).get("/healthz", status=500)
+    response = served(StandaloneProxy()).get("/healthz", status=500)
 
     detail = "The fal proxy has no key: set FAL_KEY on the server."
     assert response.json == {"detail": detail, "message": detail, "reason": "key_missing"}
@@ -53,7 +53,7 @@ def test_standalone_health_says_that_there_is_no_key() -> None:
 
 
 def test_standalone_health_tells_a_malformed_key_by_position() -> None:
-    response = served(Site(key="id:se cret")).get("/healthz", status=500)
+    response = served(StandaloneProxy(key="id:se cret")).get("/healthz", status=500)
 
     assert response.json["reason"] == "key_malformed"
     assert "at position 6 is a space" in response.json["detail"]
@@ -72,7 +72,7 @@ def test_standalone_health_tells_a_malformed_key_by_position() -> None:
 def test_standalone_answers_head_like_get_without_the_content(
     key: str, path: str, status: int
 ) -> None:
-    app = served(Site(key=lambda environ: key))
+    app = served(StandaloneProxy(key=lambda environ: key))
 
     got, head = app.get(path, status=status), app.head(path, status=status)
 
@@ -83,7 +83,7 @@ def test_standalone_answers_head_like_get_without_the_content(
 
 @pytest.mark.parametrize("path", ["/", "/healthz/", "/healthzz", "/api/fal/proxyfoo", "/api"])
 def test_standalone_has_nothing_else(path: str) -> None:
-    response = served(Site(key="id:secret")).get(path, status=404)
+    response = served(StandaloneProxy(key="id:secret")).get(path, status=404)
 
     assert response.json["reason"] == "not_found"
     assert response.headers["x-fal-proxy-error"] == "not_found"
@@ -98,7 +98,7 @@ def test_standalone_has_nothing_without_a_path_either() -> None:
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         started.append(status)
 
-    Site(key="id:secret")(environ, start_response)
+    StandaloneProxy(key="id:secret")(environ, start_response)
 
     assert started == ["404 Not Found"]
 
@@ -117,20 +117,20 @@ def test_standalone_reads_content_away_that_is_not_wanted(path: str, status: int
     request.body_file = content
     request.content_length = 100_000
 
-    served(Site(key="id:secret")).do_request(request, status=status)
+    served(StandaloneProxy(key="id:secret")).do_request(request, status=status)
 
     assert content.tell() == 100_000
 
 
 @pytest.mark.parametrize("path", ["/api/fal/proxy", "/api/fal/proxy/", "/api/fal/proxy/below"])
 def test_standalone_relays_under_its_prefix(path: str) -> None:
-    response = served(Site(key="id:secret")).post(path, status=400)
+    response = served(StandaloneProxy(key="id:secret")).post(path, status=400)
 
     assert response.json["reason"] == "target_missing"
 
 
 def test_standalone_prefix_can_be_chosen() -> None:
-    app = served(Site(prefix="/fal", key="id:secret"))
+    app = served(StandaloneProxy(prefix="/fal", key="id:secret"))
 
     assert app.post("/fal", status=400).json["reason"] == "target_missing"
     assert app.post("/api/fal/proxy", status=404).json["reason"] == "not_found"
@@ -138,11 +138,11 @@ def test_standalone_prefix_can_be_chosen() -> None:
 
 def test_standalone_refuses_a_prefix_over_the_health_path() -> None:
     with pytest.raises(SettingsError, match="prefix='/healthz' cannot be used"):
-        Site(prefix="/healthz", key="id:secret")
+        StandaloneProxy(prefix="/healthz", key="id:secret")
 
 
 def test_standalone_takes_the_options_of_the_proxy(fal: FakeFal) -> None:
-    app = served(Site(key=fal.key, pool_manager=fal.pool_manager()))
+    app = served(StandaloneProxy(key=fal.key, pool_manager=fal.pool_manager()))
 
     response = app.post_json(
         "/api/fal/proxy",
@@ -156,10 +156,12 @@ def test_standalone_takes_the_options_of_the_proxy(fal: FakeFal) -> None:
 
 def test_standalone_refuses_a_wrong_option() -> None:
     with pytest.raises(SettingsError, match="did you mean read_timeout"):
-        Site(read_timeouts=1)  # type: ignore[call-arg]
+        StandaloneProxy(read_timeouts=1)  # type: ignore[call-arg]
 
 
 def test_standalone_can_be_wrapped() -> None:
-    app = webtest.TestApp(FalProxyMiddleware(Site(key="id:secret"), prefix="/other"), lint=True)
+    app = webtest.TestApp(
+        FalProxyMiddleware(StandaloneProxy(key="id:secret"), prefix="/other"), lint=True
+    )
 
     assert app.get("/healthz").json == {"status": "ok"}

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from urllib3.util import parse_url
 
-from wsgi_fal_proxy._fal.operations import Kind, operation
+from wsgi_fal_proxy._fal.operations import Kind, operation_of
 from wsgi_fal_proxy._fal.target import MAX_TARGET_LENGTH, Target
 from wsgi_fal_proxy.errors import TargetHostNotAllowed, TargetInvalid, TargetMissing
 
@@ -313,7 +313,7 @@ CANCEL = "https://queue.fal.run/fal-ai/flux/requests/0-1-a/cancel"
 
 
 def is_cancel(text: str) -> bool:
-    return operation("PUT", Target.parse(text)).kind is Kind.CANCEL
+    return operation_of("PUT", Target.parse(text)).kind is Kind.CANCEL
 
 
 @pytest.mark.parametrize(

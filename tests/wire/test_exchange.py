@@ -26,7 +26,7 @@ from wsgi_fal_proxy._core.slots import Slots
 from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._policy.limits.memory_store import MemoryStore
-from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.notation import parse_limit
 from wsgi_fal_proxy._upstream.call import Call
 from wsgi_fal_proxy.errors import RelayFull
 
@@ -229,11 +229,11 @@ def test_slots_in_use_at_a_fork_are_free_in_the_child() -> None:
 
 def test_memory_store_whose_lock_is_held_at_a_fork_counts_in_the_child() -> None:
     store = MemoryStore()
-    limits = [limit("2/day")]
-    store.take(limits, ["a"], 1)
+    limits = [parse_limit("2/day")]
+    store.charge(limits, ["a"], 1)
 
     def take() -> bool:  # pragma: no cover - another process
-        return store.take(limits, ["a"], 1).refund is not None
+        return store.charge(limits, ["a"], 1).refund is not None
 
     with store._lock:
         assert in_a_child(lambda: on_a_thread(take))

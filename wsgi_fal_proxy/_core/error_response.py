@@ -1,4 +1,4 @@
-"""Answers of the proxy's own, all in one form (the table in the README)."""
+"""The proxy's own answers, all in one form (the table in the README)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def json_answer(
     environ: WSGIEnvironment,
     start_response: StartResponse,
 ) -> list[bytes]:
-    """Answer with JSON that nobody may keep."""
+    """Answer with JSON that no cache may store."""
     content = json.dumps(data).encode()
     common = [
         ("Content-Type", "application/json"),

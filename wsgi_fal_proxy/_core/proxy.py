@@ -118,14 +118,14 @@ class FalProxy:
         """Check the request and send it (rules 2 to 5)."""
         environ, body, policy = exchange.environ, exchange.body, self._policy
         request = exchange.request = parse_request(environ)  # rules 2 and 3
-        if not policy.is_open:
-            policy.check(request)
+        if not policy.has_no_rules:
+            policy.check_target(request)
         body.accept()  # rule 4
         body.read_ahead()
-        if not policy.is_open:
+        if not policy.has_no_rules:
             exchange.identity = policy.identify(request)
             policy.check_body(request, body)
-            exchange.refund = policy.take(request, exchange.identity)
+            exchange.refund = policy.charge(request, exchange.identity)
         headers = request_headers(  # rule 5
             environ,
             host=request.target.host,
@@ -193,7 +193,7 @@ class FalProxy:
 
 
 live_proxies: Final[WeakSet[FalProxy]] = WeakSet()
-"""All living proxies. The command uses this to see whether an app has made one."""
+"""All live proxies. The command uses this to see whether an app has made one."""
 
 
 def _phrase(status: int) -> str:

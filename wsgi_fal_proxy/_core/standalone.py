@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 HEALTH_PATH: Final = "/healthz"
 
 
-class Site(FalProxyMiddleware):
-    """A WSGI application to be served by itself.
+class StandaloneProxy(FalProxyMiddleware):
+    """The stand-alone proxy, a WSGI application.
 
     `/healthz` answers 200 when a request would find a usable key, and 500 with the reason when it
-    would not. It says nothing of whether fal is well.
+    would not. It does not check fal.
 
     Args:
         prefix: As for `FalProxyMiddleware`.
@@ -33,7 +33,7 @@ class Site(FalProxyMiddleware):
     def __init__(self, *, prefix: str = DEFAULT_PREFIX, **options: Unpack[Options]) -> None:
         if prefix == HEALTH_PATH:
             raise SettingsError(
-                "prefix", prefix, "it must be any other path, since there the health is told"
+                "prefix", prefix, "it must be another path: /healthz is the health check"
             )
         self._elsewhere = f"There is nothing here; the fal proxy answers at {prefix}."
         super().__init__(self._beside, prefix=prefix, **options)

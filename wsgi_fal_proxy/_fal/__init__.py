@@ -1,1 +1,4 @@
-"""What fal is: its URLs, operations, key and header fields. The only I/O reads the key file."""
+"""fal's URLs, operations, key and header fields.
+
+The only I/O is in `key`, which reads the environment and the key file.
+"""

@@ -57,10 +57,10 @@ _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _value: Final = itemgetter(1)
 _FAL_PREFIX: Final = "HTTP_X_FAL_"
-_OURS: Final = frozenset({TARGET_HEADER, "HTTP_X_FAL_CLIENT_PROXY"})
+_NOT_COPIED: Final = frozenset({TARGET_HEADER, "HTTP_X_FAL_CLIENT_PROXY"})
 # docs.fal.ai, "Platform Headers", and the fields of an upload by fal's client. They say how to run
 # an endpoint, never which one.
-_KNOWN_TO_BE_HARMLESS: Final = frozenset(
+_HARMLESS_FAL_HEADERS: Final = frozenset(
     {
         "x-fal-client-proxy",
         "x-fal-no-retry",
@@ -126,11 +126,13 @@ def _from_client(environ: WSGIEnvironment, forwarded: frozenset[str]) -> HeaderL
         fields += [
             (_name(key), environ[key])
             for key in environ
-            if key.startswith(_FAL_PREFIX) and key not in _OURS
+            if key.startswith(_FAL_PREFIX) and key not in _NOT_COPIED
         ]
     if forwarded:
         fields += [
-            (_name(key), environ[key]) for key in forwarded if key in environ and key not in _OURS
+            (_name(key), environ[key])
+            for key in forwarded
+            if key in environ and key not in _NOT_COPIED
         ]
     return fields
 
@@ -154,7 +156,7 @@ def _without_unknown(headers: HeaderList) -> HeaderList:
     return [
         item
         for item in headers
-        if not (name := item[0].lower()).startswith("x-fal-") or name in _KNOWN_TO_BE_HARMLESS
+        if not (name := item[0].lower()).startswith("x-fal-") or name in _HARMLESS_FAL_HEADERS
     ]
 
 
@@ -164,7 +166,7 @@ def response_headers(fields: Fields) -> HeaderList:
     Args:
         fields: The response's fields. Their values have no control characters.
     """
-    dropped = _not_returned(fields.options)
+    dropped = _not_returned(fields.connection_options)
     return [
         item for item, name in zip(fields.items, fields.names, strict=True) if name not in dropped
     ]
@@ -189,5 +191,5 @@ def check_forwarded(name: str, headers: object) -> None:
         # A WSGI environ does not tell "-" from "_".
         lower = header.lower().replace("_", "-")
         if lower in NEVER_FORWARDED or lower.startswith(NEVER_FORWARDED_PREFIXES):
-            why = "this header is never forwarded: it tells about the caller, or the proxy sets it"
+            why = "this header is never forwarded: it identifies the caller, or the proxy sets it"
             raise SettingsError(name, header, why)

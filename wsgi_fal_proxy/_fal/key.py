@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy._process.environment import variable
+from wsgi_fal_proxy._process.environment import read_variable
 from wsgi_fal_proxy.errors import FalProxyError, KeyMalformed, KeyMissing
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Hidden(str):
         return "<redacted>"
 
     def __getitem__(self, key: Any) -> Hidden:
-        """Return a part, which is hidden, too: error reports cut long values."""
+        """Return a part, which is hidden, too: error reporters slice long values."""
         return Hidden(super().__getitem__(key))
 
 
@@ -186,12 +186,12 @@ class _EnvironmentKey:
         self._file: KeyFile | None = None
 
     def __call__(self, environ: WSGIEnvironment) -> str | None:
-        if key := variable("FAL_KEY"):
+        if key := read_variable("FAL_KEY"):
             return key
-        if path := Hidden(variable("FAL_KEY_FILE") or ""):
+        if path := Hidden(read_variable("FAL_KEY_FILE") or ""):
             return self._file_at(path)(environ)
-        key_id = Hidden(variable("FAL_KEY_ID") or "")
-        key_secret = Hidden(variable("FAL_KEY_SECRET") or "")
+        key_id = Hidden(read_variable("FAL_KEY_ID") or "")
+        key_secret = Hidden(read_variable("FAL_KEY_SECRET") or "")
         if bool(key_id) != bool(key_secret):
             detail = "Only one of FAL_KEY_ID and FAL_KEY_SECRET is set on the server: set both."
             raise KeyMissing(detail)

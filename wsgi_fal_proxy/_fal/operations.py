@@ -99,7 +99,7 @@ _UPLOADS: Final = frozenset(
         "/storage/upload/complete-multipart",
     }
 )
-# These are compared with the query, since no client sends one and its meaning is unknown.
+# For these the query is compared, too: no client sends one, and its meaning is unknown.
 _TOKENS: Final = frozenset({"/tokens", "/tokens/"})
 _SESSIONS: Final = frozenset({"/ice", "/session"})
 _SIGNAL: Final = "/session/heartbeat"
@@ -112,7 +112,7 @@ _UNBILLED: Final = frozenset({401, 402, 403, 404, 405, 429})
 _SERVER_ERROR: Final = 500
 
 
-def operation(method: str, target: Target) -> Operation:
+def operation_of(method: str, target: Target) -> Operation:
     """Return what a request asks of fal."""
     host, path = target.host, target.path
     if host == "queue.fal.run" and (queued := _QUEUED.fullmatch(path)):

@@ -32,8 +32,8 @@ _BELOW: Final = r"(?:/[^?]*)?"  # "/**" in a path, which ends before the query
 # "*" as the owner must not match a namespace: "workflows/owner/name" is not "owner/app/path".
 _NOT_A_NAMESPACE: Final = r"(?!/(?i:workflows|comfy)(?:/|\Z))"
 
-# Common mistakes in patterns of endpoints, and what to write instead.
-_FORMS: Final = (
+# In patterns of endpoints: how to recognise each, and what a pattern must do instead.
+_COMMON_MISTAKES: Final = (
     (r"""["'()\[\]{}]""", "be without brackets and quotation marks"),
     (r"\A\s|\s\Z", "have no white space around it"),
     (rf"\A(?:[A-Za-z]+://|{_HOST.pattern}(?:/|\Z))", "be without https:// and host"),
@@ -54,7 +54,7 @@ class PatternInvalid(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Globs:
+class Patterns:
     """A compiled list of patterns.
 
     Attributes:
@@ -72,7 +72,7 @@ class Globs:
         )
 
 
-def url_globs(patterns: Iterable[str]) -> Globs:
+def compile_url_patterns(patterns: Iterable[str]) -> Patterns:
     """Compile patterns of host, path and query, such as `fal.run/**`.
 
     Match them against a target's host followed by its request target.
@@ -80,10 +80,10 @@ def url_globs(patterns: Iterable[str]) -> Globs:
     Raises:
         PatternInvalid: A pattern cannot be used.
     """
-    return _globs({pattern: _url_regex(pattern) for pattern in patterns})
+    return _compile({pattern: _url_regex(pattern) for pattern in patterns})
 
 
-def endpoint_globs(patterns: Iterable[str], *, in_namespaces: bool = False) -> Globs:
+def compile_endpoint_patterns(patterns: Iterable[str], *, in_namespaces: bool = False) -> Patterns:
     """Compile patterns of fal endpoints, such as `fal-ai/flux/*`.
 
     Match them against "/" followed by the endpoint.
@@ -96,10 +96,10 @@ def endpoint_globs(patterns: Iterable[str], *, in_namespaces: bool = False) -> G
         PatternInvalid: A pattern cannot be used.
     """
     guard = "" if in_namespaces else _NOT_A_NAMESPACE
-    return _globs({f"/{pattern}": _endpoint_regex(pattern, guard) for pattern in patterns})
+    return _compile({f"/{pattern}": _endpoint_regex(pattern, guard) for pattern in patterns})
 
 
-def app_globs(patterns: Iterable[str]) -> Globs:
+def compile_app_patterns(patterns: Iterable[str]) -> Patterns:
     """Compile the apps that patterns of endpoints allow as a whole, with all paths below them.
 
     Match them against "/owner/app", or against "/*/app" for the app of every owner.
@@ -108,17 +108,17 @@ def app_globs(patterns: Iterable[str]) -> Globs:
         PatternInvalid: A pattern cannot be used.
     """
     # An app's name is two segments, owner and app. fal may ignore the third.
-    return endpoint_globs(
+    return compile_endpoint_patterns(
         "/".join([*owner_and_app, *["*"] * (2 - len(owner_and_app))]).replace("**", "*")
         for *owner_and_app, last in (pattern.split("/") for pattern in patterns)
         if last == "**" and len(owner_and_app) <= 2  # noqa: PLR2004 - an owner and an app
     )
 
 
-def _globs(regexes: dict[str, str]) -> Globs:
+def _compile(regexes: dict[str, str]) -> Patterns:
     plain = frozenset(pattern for pattern in regexes if "*" not in pattern)
     wild = [regex for pattern, regex in regexes.items() if pattern not in plain]
-    return Globs(plain, re.compile("|".join(wild)) if wild else None)
+    return Patterns(plain, re.compile("|".join(wild)) if wild else None)
 
 
 def _url_regex(pattern: str) -> str:
@@ -160,9 +160,9 @@ def _endpoint_regex(pattern: str, guard: str) -> str:
 
 def _check_form(pattern: str) -> None:
     """Raise `PatternInvalid` for a common mistake, with its own message."""
-    for wrong, form in _FORMS:
-        if re.search(wrong, pattern):
-            raise PatternInvalid(f"a pattern must {form}, such as fal-ai/flux/dev")
+    for mistake, remedy in _COMMON_MISTAKES:
+        if re.search(mistake, pattern):
+            raise PatternInvalid(f"a pattern must {remedy}, such as fal-ai/flux/dev")
 
 
 def _check(segments: list[str]) -> None:
@@ -216,7 +216,7 @@ def check_url_patterns(name: str, patterns: object) -> None:
     Raises:
         SettingsError: It is not a list of usable patterns.
     """
-    _check_patterns(name, patterns, url_globs)
+    _check_patterns(name, patterns, compile_url_patterns)
 
 
 def check_endpoint_patterns(name: str, patterns: object) -> None:
@@ -225,11 +225,11 @@ def check_endpoint_patterns(name: str, patterns: object) -> None:
     Raises:
         SettingsError: It is not a list of usable patterns.
     """
-    _check_patterns(name, patterns, endpoint_globs)
+    _check_patterns(name, patterns, compile_endpoint_patterns)
 
 
 def _check_patterns(
-    name: str, patterns: object, compiled: Callable[[Iterable[str]], Globs]
+    name: str, patterns: object, compile_all: Callable[[Iterable[str]], Patterns]
 ) -> None:
     if not isinstance(patterns, list | tuple | set | frozenset):
         raise SettingsError(name, patterns, "it must be a list of patterns, or None to allow all")
@@ -237,6 +237,6 @@ def _check_patterns(
         if not isinstance(pattern, str):
             raise SettingsError(name, pattern, "each pattern must be text")
         try:
-            compiled([pattern])
+            compile_all([pattern])
         except PatternInvalid as error:
             raise SettingsError(name, pattern, error.why) from error

@@ -24,7 +24,7 @@ class CallRecord:
         reason: Why the answer is the proxy's own and not fal's, or `truncated`; else None.
         request_id: The id that fal gave to the request, if it sent one.
         seconds_to_head: From the request's arrival to fal's whole response head. None if none came.
-        seconds: From the request's arrival to the end, by a clock that is never set.
+        seconds: From the request's arrival to the end, on the monotonic clock.
         bytes_up: Bytes of the request's content that were read to be relayed; 0 if it broke off.
         bytes_down: Bytes of the answer's content that were handed to the server.
         client_left: Whether the client left before the end, or the server broke off towards it.

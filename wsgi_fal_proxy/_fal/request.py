@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wsgi_fal_proxy._fal.headers import TARGET_HEADER
-from wsgi_fal_proxy._fal.operations import Kind, Operation, operation
+from wsgi_fal_proxy._fal.operations import Kind, Operation, operation_of
 from wsgi_fal_proxy._fal.target import Target
 from wsgi_fal_proxy.errors import MethodNotAllowed, Refusal
 
@@ -62,13 +62,13 @@ def parse_request(environ: WSGIEnvironment) -> FalRequest:
 def _parse(method: str, text: str | None) -> tuple[Target, Operation]:
     if method in _METHODS:
         target = Target.parse(text)
-        return target, operation(method, target)
+        return target, operation_of(method, target)
     if method == "PUT":
         try:
             target = Target.parse(text)
         except Refusal as refusal:
             raise MethodNotAllowed from refusal
-        asked = operation(method, target)
+        asked = operation_of(method, target)
         if asked.kind is Kind.CANCEL:
             return target, asked
     raise MethodNotAllowed

@@ -41,15 +41,15 @@ class Fields:
     Attributes:
         items: The names and values as received.
         names: For each item, its name in lower case.
-        options: The content of the `Connection` fields; see `nominated`.
+        connection_options: The content of the `Connection` fields; see `nominated`.
     """
 
-    __slots__ = ("items", "names", "options")
+    __slots__ = ("connection_options", "items", "names")
 
     def __init__(self, items: HeaderList) -> None:
         self.items: HeaderList = items
         self.names: list[str] = [name.lower() for name, _ in items]
-        self.options: frozenset[str] = nominated(*self.values("connection"))
+        self.connection_options: frozenset[str] = nominated(*self.values("connection"))
 
     def values(self, name: str) -> list[str]:
         """Return the values of all fields with this name, which must be in lower case."""

@@ -59,7 +59,7 @@ class RequestHead(bytes):
         return "<request head>"
 
     def __getitem__(self, key: Any) -> Any:
-        """Return a part, which is hidden, too: error reports cut long values."""
+        """Return a part, which is hidden, too: error reporters slice long values."""
         part = super().__getitem__(key)
         return type(self)(part) if isinstance(part, bytes) else part
 
@@ -169,10 +169,11 @@ class ChunkedFraming:
 
     __slots__ = ("_left", "_pending", "_trailer_bytes", "complete", "excess", "length")
 
-    # The states of `_left`, if it is not the number of bytes left in a chunk.
+    # Within a chunk's data, `_left` is the number of bytes until its end. Between chunks it is one
+    # of these, for the line that comes next. None of them is positive.
     _SIZE_LINE: Final = 0
     _TRAILER_LINE: Final = -1
-    _DATA_END: Final = -2
+    _DATA_END: Final = -2  # the CRLF after a chunk's data
 
     def __init__(self) -> None:
         self.length: int | None = None
@@ -266,7 +267,8 @@ class HeadReader:
 
     def __init__(self) -> None:
         self.leftover: bytes = b""
-        """Bytes after the final head. While there is none, the beginning of a head."""
+        """Once `feed` has returned the head: the bytes that came after it. Before that: the
+        received part of a head, which the next `feed` completes."""
         self._searched = 0
         self.started: bool = False
         """Whether any byte has arrived."""
@@ -334,8 +336,8 @@ def parse_head(block: bytes) -> ResponseHead:
         raise MalformedResponse("the response has too many header fields")
     is_http_1_1 = minor == "1"
     framing = _framing(is_http_1_1, status, fields)
-    options = fields.options
-    reusable = "close" not in options and (is_http_1_1 or "keep-alive" in options)
+    connection = fields.connection_options
+    reusable = "close" not in connection and (is_http_1_1 or "keep-alive" in connection)
     return ResponseHead(status, phrase, fields, framing, reusable)
 
 

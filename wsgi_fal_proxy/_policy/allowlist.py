@@ -12,7 +12,12 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from wsgi_fal_proxy._fal.operations import Kind
-from wsgi_fal_proxy._fal.patterns import PLAIN_PATH, app_globs, endpoint_globs, url_globs
+from wsgi_fal_proxy._fal.patterns import (
+    PLAIN_PATH,
+    compile_app_patterns,
+    compile_endpoint_patterns,
+    compile_url_patterns,
+)
 from wsgi_fal_proxy.errors import (
     BodyAmbiguous,
     EndpointNotAllowed,
@@ -58,10 +63,10 @@ class Allowlist:
         *,
         report_only: bool = False,
     ) -> None:
-        self._urls = url_globs(urls) if urls else None
+        self._urls = compile_url_patterns(urls) if urls else None
         self._names_endpoints = bool(endpoints)
-        self._endpoints = endpoint_globs(endpoints or ())
-        self._apps = app_globs(endpoints or ())
+        self._endpoints = compile_endpoint_patterns(endpoints or ())
+        self._apps = compile_app_patterns(endpoints or ())
         self._report_only = report_only
         self.closes_endpoints: bool = self._names_endpoints and not report_only
 

@@ -106,7 +106,7 @@ def _what_is_wrong(decision: object) -> str:
 
 
 def _hint(value: object) -> str:
-    """Say how to make a str of a value that is none."""
+    """Say how to make a str of a value that is not a str."""
     if isinstance(value, str):
         return ""
     return " (use .decode())" if isinstance(value, bytes) else " (use str(...))"

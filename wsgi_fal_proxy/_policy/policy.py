@@ -1,4 +1,4 @@
-"""The owner's rules, in the contract's order: which target, which caller, how much."""
+"""The owner's rules for one request: which target, which caller, how much."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
 
 class Policy:
-    """What stands between an acceptable request and the owner's money.
+    """Decides whether the proxy relays a request to fal.
+
+    The caller asks it in the order of its methods: first `check_target`, last `charge`. If
+    `has_no_rules`, each method allows everything. A caller that then skips them only saves time.
 
     Args:
-        authorize: The option. None: nobody has said who may call.
-        allowlist: What may be called and run. None: everything that is fal's.
-        limiter: What may be spent. None: no limit.
+        authorize: The option. None: it is not set, and everyone may call.
+        allowlist: The URLs that may be called and the endpoints that may be run. None: all of
+            fal's.
+        limiter: Charges the limits. None: there is no limit.
 
     Attributes:
-        is_open: Whether there is nothing to check and nobody to ask.
+        has_no_rules: Whether everyone may call everything without limit.
         narrows_headers: Whether only those `x-fal-*` headers go up that cannot choose what is run.
     """
 
@@ -43,21 +47,21 @@ class Policy:
         self._allowlist = allowlist
         self._limiter = limiter
         self.narrows_headers: bool = allowlist is not None and allowlist.closes_endpoints
-        self.is_open: bool = self._authorize is None and allowlist is None and limiter is None
+        self.has_no_rules: bool = self._authorize is None and allowlist is None and limiter is None
         if authorize is None and not self.narrows_headers and limiter is None:
             _warn_that_anyone_may_call()
 
-    def check(self, request: FalRequest) -> None:
-        """Decide by the target alone.
+    def check_target(self, request: FalRequest) -> None:
+        """Check the target against the allowlists.
 
         Raises:
-            Refusal: The allowlists do not name it.
+            Refusal: No pattern matches it.
         """
         if self._allowlist is not None:
             self._allowlist.check_target(request)
 
     def identify(self, request: FalRequest) -> str | None:
-        """Ask the option `authorize`. Give the caller's identity, None if it has no name.
+        """Call the option `authorize`. Return the caller's identity, None if it names none.
 
         Raises:
             Refusal: The caller may not make this call.
@@ -65,31 +69,32 @@ class Policy:
         return None if self._authorize is None else identity_of(self._authorize, request)
 
     def check_body(self, request: FalRequest, body: RequestBody) -> None:
-        """Decide by what the body names, if that is what is run.
+        """Check the endpoints that the body names, if they are what the request runs.
 
         Raises:
-            Refusal: The allowlists do not name it.
+            Refusal: No pattern matches one, or the body cannot be read in one certain way.
         """
         if self._allowlist is not None:
             self._allowlist.check_body(request, body)
 
-    def take(self, request: FalRequest, identity: str | None) -> Refund | None:
-        """Take what the request costs from the limits. Give what refunds it.
+    def charge(self, request: FalRequest, identity: str | None) -> Refund | None:
+        """Charge the limits for the request. Return the refund, None if nothing was charged.
 
         Raises:
-            Refusal: Too little is left, or the count is not available.
+            LimitExceeded: A limit has no room for the request.
+            LimitsUnavailable: The store failed, and calls that cannot be counted are refused.
         """
         if self._limiter is None:
             return None
-        return self._limiter.take(request.environ, identity, request.operation)
+        return self._limiter.charge(request.environ, identity, request.operation)
 
 
 @cache
 def _warn_that_anyone_may_call() -> None:
-    """Log it once in a process. `allowed_urls` alone bounds no money."""
+    """Warn once in a process. `allowed_urls` alone does not prevent that: it bounds no money."""
     _logger.warning(
-        "Whoever reaches the fal proxy can call fal with your key, as often as they like, and fal"
-        " bills you: set authorize, allowed_endpoints or limits, or authorize=allow_anyone if that"
-        " is meant, as where a check of yours is in front; stand-alone, set"
-        " FAL_PROXY_ALLOWED_ENDPOINTS or FAL_PROXY_LIMITS (see the README, 'Who may call')."
+        "Anyone who can reach the fal proxy can spend your money at fal. Set authorize,"
+        " allowed_endpoints or limits (stand-alone: FAL_PROXY_ALLOWED_ENDPOINTS or"
+        " FAL_PROXY_LIMITS). If your own code already checks callers, set authorize=allow_anyone."
+        " See the README, 'Who may call'."
     )

@@ -9,7 +9,7 @@ OPTION_PREFIX: Final = "FAL_PROXY_"
 KEY_VARIABLES: Final = ("FAL_KEY", "FAL_KEY_FILE", "FAL_KEY_ID", "FAL_KEY_SECRET")
 
 
-def variable(name: str) -> str | None:
+def read_variable(name: str) -> str | None:
     """Return the value of an environment variable, without white space around it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Checks an option's value. The rules of a subject live with it, and load only if they are needed.
+"""Checks an option's value. A subject's rules are in its own module, which loads only when needed.
 
 Each function takes the name to report and the value, and raises `SettingsError`. An option's
 default is not checked.
@@ -37,7 +37,7 @@ _MAX_SECONDS: Final = 1_000_000
 
 
 def anything(name: str, value: object) -> None:
-    """Accept every value: whoever uses it finds out."""
+    """Accept every value: `_upstream` checks it."""
 
 
 def key(name: str, value: object) -> None:
@@ -52,7 +52,7 @@ def key(name: str, value: object) -> None:
 
 
 def function(accepted: str) -> Callable[[str, object], None]:
-    """Make a check for a callable or None, which says what it accepts."""
+    """Return a check for a callable or None. Its error says what is accepted."""
 
     def check(name: str, value: object) -> None:
         if not (value is None or callable(value)):

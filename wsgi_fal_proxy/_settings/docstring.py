@@ -1,4 +1,4 @@
-"""Adds the declared options to a class's docstring, when somebody reads it."""
+"""Adds the declared options to a class's docstring when it is read."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ class _Docstring:
 
 def documents_options(documented: _Class) -> _Class:
     """Decorate a class whose docstring ends with `**options`: all options are added to it."""
-    if documented.__doc__ is not None:  # as it is under `python -OO`
+    if documented.__doc__ is not None:  # None under `python -OO`
         documented.__doc__ = _Docstring(documented.__doc__)  # type: ignore[assignment]
     return documented

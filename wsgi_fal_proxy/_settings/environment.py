@@ -9,7 +9,7 @@ from wsgi_fal_proxy._process.environment import (
     KEY_VARIABLES,
     OPTION_PREFIX,
     option_variables,
-    variable,
+    read_variable,
 )
 from wsgi_fal_proxy._settings.options import Settings, declared, read, refuse_unknown, shortened
 from wsgi_fal_proxy.errors import SettingsError
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Kubernetes sets these in each pod for a service that is named fal-proxy, or fal-proxy-something
 # (kubernetes.io, "Service", "Environment variables"); Docker did so for a container by its legacy
-# links (docs.docker.com, "Legacy container links"). A port of a name is told by its value, since
-# FAL_PROXY_SOME_PORT may also be a misspelled option.
+# links (docs.docker.com, "Legacy container links"). NAME_PORT is recognised by its value,
+# since FAL_PROXY_SOME_PORT may also be a misspelled option.
 _SERVICE_LINK: Final = r"""(?x)
     (?:\w+_)? SERVICE_HOST =.*
     | (?:\w+_)? SERVICE_PORT (?:_\w+)? =.*
@@ -36,7 +36,7 @@ _SERVICE_LINK: Final = r"""(?x)
 def options_from_environment() -> dict[str, Any]:
     """Return the options of `FalProxyMiddleware` that `FAL_PROXY_*` variables set.
 
-    An empty variable counts as unset. What a platform sets for a service is ignored.
+    An empty variable counts as unset. Variables that a platform sets for a service are ignored.
 
     Raises:
         SettingsError: A variable is unknown, or its value cannot be used.
@@ -51,7 +51,7 @@ def options_from_environment() -> dict[str, Any]:
     try:
         Settings.build({name: value for name, value in options.items() if name != "prefix"})
     except SettingsError as error:
-        # Two of them do not go together.
+        # Two options conflict.
         name = OPTION_PREFIX + error.name.upper()
         raise SettingsError(name, given[name], error.why) from error
     return options
@@ -67,8 +67,8 @@ def variables() -> dict[str, str]:
 
 
 def has_key() -> bool:
-    """Whether a variable for the key is set, with a usable value or not."""
-    return any(map(variable, KEY_VARIABLES))
+    """Whether a variable for the key is set. Its value may be unusable."""
+    return any(map(read_variable, KEY_VARIABLES))
 
 
 def _is_service_link(name: str, text: str) -> bool:
@@ -77,7 +77,7 @@ def _is_service_link(name: str, text: str) -> bool:
 
 
 def _refuse_elsewhere(given: Mapping[str, str], known: Mapping[str, str]) -> None:
-    """Raise `SettingsError` for the first option that is set in the environment in vain."""
+    """Raise `SettingsError` for the first option that a variable cannot set."""
     for name in given:
         key_variable = f"FAL_{name.removeprefix(OPTION_PREFIX)}"
         if key_variable in KEY_VARIABLES:

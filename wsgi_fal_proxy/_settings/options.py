@@ -57,16 +57,16 @@ _OPTION: Final = "option"
 
 
 class Option:
-    """What is declared of one option. Its name and type are those of its field in `Settings`.
+    """The declaration of one option. Its name and type are those of its field in `Settings`.
 
     Args:
-        default: The value where none is given.
+        default: The value if the option is not given.
         check: Takes a name to report and a value, and raises `SettingsError` for one that cannot
             be used.
         parse: Reads a value from text; None for an option that only Python can express.
-        example: Such a text.
+        example: An example of that text.
         has_variable: Whether a `FAL_PROXY_*` variable sets it, too.
-        see: The title of the README's section that tells more.
+        see: The title of the README's section on it.
         help: Plain sentences, with code in backticks. The first one says what the option is, and
             stands alone in `--help`. The others give the unit, the meaning of `None` or an empty
             value, and what a number does not bound. The default is added.
@@ -111,10 +111,10 @@ PREFIX: Final = Option(
         " `PATH_INFO`, so it works under any mount point (`SCRIPT_NAME`)."
     ),
 )
-"""The option that `FalProxyMiddleware` has, and `FalProxy` has not."""
+"""The option that `FalProxyMiddleware` has, but `FalProxy` does not."""
 
 
-# Nobody compares them, and a repr would show what is in them.
+# Never compared; a repr could show the key.
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Settings:
     """The options of `FalProxy`. An instance holds only values that can be used."""
@@ -251,8 +251,10 @@ class Settings:
         see="What happened",
         help=(
             "Takes a `CallRecord` of each request. The proxy calls it once, when the request is"
-            " over, on the thread that served it. If it raises an exception, the proxy logs that,"
-            " and the request is not affected. `None`: no record is made."
+            " over, on the thread that served it. If the server drops the answer without calling"
+            " `close()`, that is the thread of the next call, or the watcher's. If it raises an"
+            " exception, the proxy logs that, and the request is not affected. `None`: no record is"
+            " made."
         ),
     )
     connect_timeout: float | None = option(
@@ -349,7 +351,7 @@ class Settings:
 
     @classmethod
     def build(cls, options: Mapping[str, Any]) -> Self:
-        """Make settings of keyword options.
+        """Build settings from keyword options.
 
         Raises:
             SettingsError: An option is unknown, or its value cannot be used.
@@ -377,7 +379,7 @@ def read(option: str, name: str, written: str) -> Any:
         written: The text.
 
     Raises:
-        SettingsError: The text has not the form of such a value, or the value cannot be used.
+        SettingsError: The text cannot be parsed, or the value cannot be used.
     """
     declaration = declared()[option]
     try:
@@ -411,12 +413,12 @@ def refuse_unknown(
 
 
 def shortened(value: object) -> object:
-    """Replace a long text, which may be the key in the wrong place; give another value as it is."""
+    """Return "..." for a long text, which may be a misplaced key, and any other value as it is."""
     return "..." if isinstance(value, str) and len(value) > _SHOWN_LENGTH else value
 
 
 def path_prefix(prefix: object) -> str:
-    """Check a prefix, and give it in the form of `PATH_INFO`.
+    """Check a prefix and return it in the form of `PATH_INFO`.
 
     Raises:
         SettingsError: It is not a path that begins with "/" and does not end with one.

@@ -45,7 +45,7 @@ def with_options(docstring: str) -> str:
 
 
 def command_help() -> str:
-    """Return what `--help` says of the environment."""
+    """Return the part of `--help` on the environment."""
     described = [(name, _first_sentence(meaning)) for name, meaning in _KEY_VARIABLES.items()]
     for name, option in variables().items():
         of = declared()[option]

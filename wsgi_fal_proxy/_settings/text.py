@@ -1,7 +1,7 @@
 """Reads an option's value from text, as it stands in the environment or in an ini file.
 
-Each function takes text without white space around it. It raises `SettingsError` if the text does
-not have the form of such a value; whether the value can be used is decided by its check.
+Each function takes text without white space around it. It raises `SettingsError` if the text
+cannot be parsed. The option's check then decides whether the value can be used.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def names(text: str) -> list[str]:
 
 
 def endpoints(text: str) -> list[str]:
-    """Read patterns. An empty list would allow everything, which nobody means who sets it."""
+    """Read patterns. An empty list would allow everything, which is never what the setter means."""
     if not (patterns := names(text)):
         raise SettingsError("", text, "it must be patterns with commas between them")
     return patterns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy._fal.patterns import PatternInvalid, endpoint_globs
+from wsgi_fal_proxy._fal.patterns import PatternInvalid, compile_endpoint_patterns
 from wsgi_fal_proxy._policy.limits import notation, storage
 from wsgi_fal_proxy.errors import SettingsError
 
@@ -36,7 +36,7 @@ def check_limits(name: str, texts: object) -> None:
 
 def _limit(name: str, text: Any) -> Limit:
     try:
-        return notation.limit(text)
+        return notation.parse_limit(text)
     except ImportError as error:
         raise SettingsError(name, text, _INSTALL) from error
     except notation.ZeroInLimit as error:
@@ -59,7 +59,7 @@ def check_costs(name: str, costs: object) -> None:
             why = "each must be a pattern of endpoints, such as 'fal-ai/veo3/**'"
             raise SettingsError(name, pattern, why)
         try:
-            endpoint_globs([pattern])
+            compile_endpoint_patterns([pattern])
         except PatternInvalid as error:
             raise SettingsError(name, pattern, error.why) from error
         if not isinstance(cost, int) or isinstance(cost, bool) or cost < 1:
@@ -73,9 +73,9 @@ def check_costs_within(name: str, costs: Mapping[str, int], limits: Sequence[str
         SettingsError: One does, or there is no limit.
     """
     if not limits:
-        raise SettingsError(name, costs, "costs count only towards limits: set limits, too")
+        raise SettingsError(name, costs, "costs have no effect without limits: set limits, too")
     for cost in costs.values():
-        for limit in map(notation.limit, limits):
+        for limit in map(notation.parse_limit, limits):
             if cost > limit.amount:
                 why = f"it exceeds a limit, so no such call could pass: {limit.text}"
                 raise SettingsError(name, cost, why)
@@ -88,7 +88,7 @@ def check_storage(name: str, uri: Any) -> None:
         SettingsError: It does not, or a library is not installed.
     """
     try:
-        storage.store(uri)
+        storage.make_store(uri)
     except ImportError as error:
         raise SettingsError(name, uri, _INSTALL) from error
     except (ValueError, AttributeError) as error:

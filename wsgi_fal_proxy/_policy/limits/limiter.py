@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from wsgi_fal_proxy._policy.limits.caller import caller_name
 from wsgi_fal_proxy._policy.limits.costs import Costs
-from wsgi_fal_proxy._policy.limits.notation import limit
+from wsgi_fal_proxy._policy.limits.notation import parse_limit
 from wsgi_fal_proxy._policy.limits.outage import Outage
-from wsgi_fal_proxy._policy.limits.storage import store
+from wsgi_fal_proxy._policy.limits.storage import make_store
 from wsgi_fal_proxy._policy.limits.store import StoreFailed
 from wsgi_fal_proxy.errors import LimitExceeded, LimitsUnavailable
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from wsgi_fal_proxy._fal.operations import Operation
     from wsgi_fal_proxy._policy.limits.notation import Limit
-    from wsgi_fal_proxy._policy.limits.store import Charge, Refund, Store
+    from wsgi_fal_proxy._policy.limits.store import ChargeResult, Refund, Store
 
 _EVERYBODY: Final = "everybody"
 
@@ -46,13 +46,13 @@ class Limiter:
         storage: str,
         fail_open: bool,
     ) -> None:
-        self._limits = tuple(map(limit, limits))
+        self._limits = tuple(map(parse_limit, limits))
         self._costs = Costs(costs)
-        self._store: Store = store(storage)
+        self._store: Store = make_store(storage)
         self._fail_open = fail_open
         self._outage = Outage("relayed uncounted" if fail_open else "refused")
 
-    def take(
+    def charge(
         self, environ: WSGIEnvironment, identity: str | None, operation: Operation
     ) -> Refund | None:
         """Charge a call, unless it is free.
@@ -74,40 +74,40 @@ class Limiter:
         cost = self._costs.of(operation.endpoint)
         name = caller_name(identity, environ.get("REMOTE_ADDR") or "")
         callers = [_EVERYBODY if one.is_global else name for one in self._limits]
-        number = self._outage.number
+        generation = self._outage.generation
         try:
-            charge = self._store.take(self._limits, callers, cost)
+            result = self._store.charge(self._limits, callers, cost)
         except StoreFailed as error:
-            self._outage.begins(number, error)
+            self._outage.report_failure(generation, error)
             if self._fail_open:
                 return None
             raise LimitsUnavailable from error
-        self._outage.ends(number)
-        if charge.refund is None:
-            raise self._exceeded(charge, cost)
-        return self._guarded(charge.refund)
+        self._outage.report_success(generation)
+        if result.refund is None:
+            raise self._exceeded(result, cost)
+        return self._guarded(result.refund)
 
     def _guarded(self, refund: Refund) -> Refund:
         """Return a refund that does not raise: if the store fails, it is logged."""
 
         def guarded() -> None:
-            number = self._outage.number
+            generation = self._outage.generation
             try:
                 refund()
             except StoreFailed as error:
-                self._outage.begins(number, error)
+                self._outage.report_failure(generation, error)
 
         return guarded
 
-    def _exceeded(self, charge: Charge, cost: int) -> LimitExceeded:
+    def _exceeded(self, result: ChargeResult, cost: int) -> LimitExceeded:
         """Describe the full limit whose window ends last."""
         seconds, index = max(
             (seconds, index)
-            for index, seconds in enumerate(charge.seconds_left)
-            if charge.taken[index] + cost > self._limits[index].amount
+            for index, seconds in enumerate(result.seconds_left)
+            if result.taken[index] + cost > self._limits[index].amount
         )
         full = self._limits[index]
-        return _exceeded(full, full.amount - charge.taken[index], seconds, cost)
+        return _exceeded(full, full.amount - result.taken[index], seconds, cost)
 
 
 def _exceeded(full: Limit, remaining: int, seconds: int, cost: int) -> LimitExceeded:

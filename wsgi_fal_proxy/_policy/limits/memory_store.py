@@ -6,7 +6,7 @@ from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Final
 
-from wsgi_fal_proxy._policy.limits.store import Charge
+from wsgi_fal_proxy._policy.limits.store import ChargeResult
 from wsgi_fal_proxy._process.fork import reset_in_children
 from wsgi_fal_proxy._process.unpatched import allocate_lock
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._policy.limits.notation import Limit
 
 
-# For each limit, in one window; about 20 MB. Whoever has so many addresses gains nothing by being
-# forgotten: each address could spend as much as the first.
+# For each limit, in one window; about 20 MB. Beyond that number, the first caller is
+# forgotten. An attacker with 100,000 addresses can already spend that many budgets.
 _MOST_CALLERS: Final = 100_000
 
 
@@ -40,7 +40,7 @@ class MemoryStore:
         # A plain lock suffices under gevent: no greenlet switches while it is held.
         self._lock = allocate_lock()
 
-    def take(self, limits: Sequence[Limit], callers: Sequence[str], cost: int) -> Charge:
+    def charge(self, limits: Sequence[Limit], callers: Sequence[str], cost: int) -> ChargeResult:
         """See `Store`. This store does not fail."""
         with self._lock:
             now = int(self._clock())
@@ -55,14 +55,14 @@ class MemoryStore:
             if any(
                 so_far + cost > limit.amount for so_far, limit in zip(taken, limits, strict=True)
             ):
-                return Charge(None, taken, seconds_left)
+                return ChargeResult(None, taken, seconds_left)
             for (_, counts), caller, so_far in zip(windows, callers, taken, strict=True):
                 counts[caller] = so_far + cost
                 if len(counts) > _MOST_CALLERS:
                     # The first in the order in which they came.
                     del counts[next(iter(counts))]
         charged = [counts for _, counts in windows]
-        return Charge(partial(self._refund, charged, callers, cost), taken, seconds_left)
+        return ChargeResult(partial(self._refund, charged, callers, cost), taken, seconds_left)
 
     def _window(self, limit: Limit, now: int) -> tuple[int, dict[str, int]]:
         number = now // limit.seconds

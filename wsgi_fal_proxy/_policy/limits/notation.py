@@ -39,7 +39,7 @@ class ZeroInLimit(ValueError):
     """A number in a limit is 0. Such a limit would let no call through, or has no window."""
 
 
-def limit(text: str) -> Limit:
+def parse_limit(text: str) -> Limit:
     """Parse one limit.
 
     Raises:

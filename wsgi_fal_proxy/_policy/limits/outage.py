@@ -17,20 +17,20 @@ _logger: Final = logging.getLogger("wsgi_fal_proxy")
 class Outage:
     """Whether the store of the limits fails at the moment.
 
-    Threads report their results in any order. Each therefore reads `number` before it asks the
-    store, and reports its result with that number. If the number has changed in the meantime, the
+    Threads report their results in any order. Each therefore reads `generation` before it asks the
+    store, and reports its result with it. If an outage has begun or ended in the meantime, the
     result is outdated and is ignored.
 
     Args:
         fate: What happens to calls during an outage, as a participle: it is logged.
 
     Attributes:
-        number: Counts the changes. It is odd during an outage.
+        generation: How often an outage has begun or ended. It is odd during an outage.
     """
 
     def __init__(self, fate: str) -> None:
         self._fate = fate
-        self.number: int = 0
+        self.generation: int = 0
         self.reset_after_fork()
         reset_in_children(self)
 
@@ -38,9 +38,9 @@ class Outage:
         """Replace the lock, which a thread of the parent may hold."""
         self._lock = allocate_lock()
 
-    def begins(self, number: int, error: StoreFailed) -> None:
+    def report_failure(self, generation: int, error: StoreFailed) -> None:
         """Report that the store failed. Logs the first failure of an outage."""
-        if self._changes(number, lasts=False):
+        if not _is_down(generation) and self._advance(generation):
             cause = error.__cause__
             _logger.error(
                 "limits_unavailable: the store of the limits failed. Until it answers, calls are %s"
@@ -50,15 +50,18 @@ class Outage:
                 cause,
             )
 
-    def ends(self, number: int) -> None:
+    def report_success(self, generation: int) -> None:
         """Report that the store answered. Logs the end of an outage."""
-        if self._changes(number, lasts=True):
+        if _is_down(generation) and self._advance(generation):
             _logger.warning("The store of the limits answers again.")
 
-    def _changes(self, number: int, *, lasts: bool) -> bool:
-        if bool(number % 2) is not lasts:
-            return False
+    def _advance(self, generation: int) -> bool:
+        """Begin the next generation if this is the current one. Return whether it was."""
         with self._lock:
-            is_news = self.number == number
-            self.number += is_news
-        return is_news
+            is_current = self.generation == generation
+            self.generation += is_current
+        return is_current
+
+
+def _is_down(generation: int) -> bool:
+    return generation % 2 == 1

@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from wsgi_fal_proxy._policy.limits.store import Charge, StoreFailed
+from wsgi_fal_proxy._policy.limits.store import ChargeResult, StoreFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ _ANSWER_SECONDS: Final = 1.0
 # the amount taken. The mark is new each time a window begins, also if the same window begins
 # twice. The time is Redis's own, so that all machines agree on it.
 # KEYS: one per limit. ARGV: the cost; then for each limit its amount and its seconds.
-_TAKE: Final = b"""
+_CHARGE: Final = b"""
 local time = redis.call('TIME')
 local now, cost, is_full = tonumber(time[1]), tonumber(ARGV[1]), 0
 local windows, marks, taken, left = {}, {}, {}, {}
@@ -87,19 +87,19 @@ class RedisStore:
             "retry": Retry(NoBackoff(), 0),
         }
         client = RedisStorage(uri, **options).get_connection()
-        self._take = client.register_script(_TAKE)
+        self._charge = client.register_script(_CHARGE)
         self._refund = client.register_script(_REFUND)
 
-    def take(self, limits: Sequence[Limit], callers: Sequence[str], cost: int) -> Charge:
+    def charge(self, limits: Sequence[Limit], callers: Sequence[str], cost: int) -> ChargeResult:
         """See `Store`."""
         keys = [
             f"{_KEY}{limit.seconds}:{caller}" for limit, caller in zip(limits, callers, strict=True)
         ]
         bounds = [number for limit in limits for number in (limit.amount, limit.seconds)]
-        is_full, marks, taken, left = _run(self._take, keys, [cost, *bounds])
+        is_full, marks, taken, left = _run(self._charge, keys, [cost, *bounds])
         if is_full:
-            return Charge(None, taken, left)
-        return Charge(partial(_run, self._refund, keys, [cost, *marks]), taken, left)
+            return ChargeResult(None, taken, left)
+        return ChargeResult(partial(_run, self._refund, keys, [cost, *marks]), taken, left)
 
 
 def _run(script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:

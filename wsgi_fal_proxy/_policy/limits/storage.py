@@ -19,7 +19,7 @@ _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", _REDIS_SOCKET})
 _DATABASE: Final = re.compile(r"(?:/[0-9]*)?")
 
 
-def store(uri: str) -> Store:
+def make_store(uri: str) -> Store:
     """Make the store that a URI names, without connecting to it.
 
     Raises:

@@ -26,7 +26,7 @@ class StoreFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
+class ChargeResult:
     """The result of one attempt to charge a call.
 
     Attributes:
@@ -43,7 +43,7 @@ class Charge:
 class Store(Protocol):
     """Counts how much each caller has taken from each limit in the current window."""
 
-    def take(self, limits: Sequence[Limit], callers: Sequence[str], cost: int) -> Charge:
+    def charge(self, limits: Sequence[Limit], callers: Sequence[str], cost: int) -> ChargeResult:
         """Charge all limits in one step, or none of them.
 
         Args:
