@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What the developer has set is not for the tests, nor for the processes that they start.
-_unset = [os.environ.pop(name) for name in list(os.environ) if name.startswith("FAL_")]
+_NOT_FOR_TESTS = re.compile(r"FAL_.*|SSL_CERT_(FILE|DIR)|.*_PROXY", re.IGNORECASE)
+_unset = [os.environ.pop(name) for name in list(os.environ) if _NOT_FOR_TESTS.fullmatch(name)]
 
 _guard = NetworkGuard()
 sys.addaudithook(_guard.audit)

@@ -24,6 +24,7 @@ from wsgi_fal_proxy._policy.authorize import allow_anyone
 from wsgi_fal_proxy._settings.environment import has_key, options_from_environment
 from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
 from wsgi_fal_proxy._settings.reference import command_help
+from wsgi_fal_proxy._upstream.egress import ENVIRONMENT
 from wsgi_fal_proxy._version import __version__
 from wsgi_fal_proxy.errors import FalProxyError, HostNotAllowed, SettingsError
 from wsgi_fal_proxy.playground import PATH, Playground
@@ -149,7 +150,8 @@ def _proxied(
     wrapped: WSGIApplication | None, fake: FakeFal | None, options: dict[str, Any]
 ) -> WSGIApplication:
     if fake is not None:
-        options |= {"key": fake.key, "pool_manager": fake.pool_manager()}
+        options |= {"key": fake.key, "pool_manager": fake.pool_manager(), "egress_proxy": None}
+    options.setdefault("egress_proxy", ENVIRONMENT)
     # No warning: the welcome text says who pays.
     options["authorize"] = allow_anyone
     Key(options.get("key")).authorization({})

@@ -249,6 +249,19 @@ class KeyMalformed(FalProxyError):
     default_detail = "The fal key on the server is malformed."
 
 
+class TrustUnusable(FalProxyError):
+    """No certificate, or not the owner's, is trusted. Only `/healthz` answers so.
+
+    The calls get `upstream_tls_failed`.
+    """
+
+    status = "500 Internal Server Error"
+    reason = "trust_unusable"
+    default_detail = (
+        "The fal proxy cannot trust fal's certificate: see SSL_CERT_FILE and the server's log."
+    )
+
+
 class InternalError(FalProxyError):
     """A bug in the proxy, or an exception from a callable that the owner supplied."""
 
@@ -391,6 +404,8 @@ _REDACTED_WORDS: Final = ("key", "secret", "token", "password", "credential")
 # If an option's name has one of these words, the repr of its value may contain the key or a
 # password.
 _REDACTED_REPR_WORDS: Final = ("auth", "storage")
+# The options that are URIs, and the variables.
+_URI_WORDS: Final = ("storage", "egress_proxy", "https_proxy", "all_proxy")
 # A URI's scheme is safe to show: a password can only come after it.
 # Both patterns are compiled on first use: compiling takes as long as importing a small module.
 _SCHEME: Final = r"(?a)[a-z][a-z0-9+.-]{0,15}://"
@@ -420,8 +435,10 @@ def _shown(name: str, value: object) -> str:
         return repr(value)
     if any(word in name for word in _REDACTED_WORDS):
         return "<redacted>"
-    if isinstance(value, str) and "storage" in name and (scheme := re.match(_SCHEME, value)):
-        return repr(f"{scheme[0]}...")
+    if isinstance(value, str) and any(word in name for word in _URI_WORDS):
+        scheme = re.match(_SCHEME, value)
+        if scheme or "@" in value:
+            return repr(f"{scheme[0]}...") if scheme else "<redacted>"
     try:
         text = repr(value)
     except ValueError:

@@ -5,6 +5,7 @@ The environment configures it when this module is imported: see the README.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Final, NoReturn
 
@@ -24,9 +25,13 @@ def _refuse_to_start(error: SettingsError) -> NoReturn:
 
 def _application() -> StandaloneProxy:
     try:
-        return StandaloneProxy(**options_from_environment())
+        proxy = StandaloneProxy(**options_from_environment())
     except SettingsError as error:
         _refuse_to_start(error)
+    # Most servers show no logger's line of this level.
+    if not logging.getLogger("wsgi_fal_proxy").isEnabledFor(logging.INFO):
+        sys.stderr.write(f"wsgi-fal-proxy: {proxy.proxy.way_to_fal}\n")
+    return proxy
 
 
 application: StandaloneProxy = _application()

@@ -173,6 +173,7 @@ def test_internals_list_has_every_protected_name_that_is_used() -> None:
                 case ast.Attribute(attr=name):
                     used.add(name)
     theirs = {name for name in used - ours if re.match("_[a-z]", name)}
+    theirs -= {"_replace"}  # a named tuple's own, and documented
     listed = {name for _, names, *_ in INTERNALS for name in re.findall(r"\w+", names)}
     assert theirs >= {"_get_conn", "_dns_host"}
     assert theirs <= listed

@@ -364,7 +364,7 @@ def test_docs_egress_proxy_is_dialled(
 ) -> None:
     monkeypatch.setenv("FAL_KEY", "id:secret")
     made: dict[str, Any] = {}
-    exec(block("python", "egress.internal"), made)
+    exec(block("python", "egress_proxy="), made)
 
     answer = Client(made["application"]).get("/", headers=CALL)
 

@@ -44,7 +44,7 @@ def example(word: str) -> str:
 
 def put_in_fals_place(fal: FakeFal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have proxies that are made without options dial the fake fal, with its key."""
-    monkeypatch.setattr("wsgi_fal_proxy._upstream.pool.default_manager", fal.pool_manager)
+    monkeypatch.setattr("wsgi_fal_proxy._upstream.manager.default_manager", fal.pool_manager)
     monkeypatch.setenv("FAL_KEY", fal.key)
 
 

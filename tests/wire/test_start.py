@@ -185,7 +185,12 @@ def test_anyone_may_call_is_not_said_where_the_owner_has_named_the_callers(
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize(("key", "said"), [("id:secret", [OPEN]), ("a b", ["key_malformed", OPEN])])
+WAY = "wsgi-fal-proxy: Calls to fal go there directly"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [("id:secret", [OPEN, WAY]), ("a b", ["key_malformed", OPEN, WAY])]
+)
 def test_proxy_warns_on_the_standard_error_without_logging_configured(
     key: str, said: list[str]
 ) -> None:

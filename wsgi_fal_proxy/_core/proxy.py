@@ -36,7 +36,13 @@ from wsgi_fal_proxy._policy.policy import Policy
 from wsgi_fal_proxy._settings.docstring import documents_options
 from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy._upstream.client import Upstream
-from wsgi_fal_proxy.errors import ClientGone, FalProxyError, InternalError, KeyMissing
+from wsgi_fal_proxy.errors import (
+    ClientGone,
+    FalProxyError,
+    InternalError,
+    KeyMissing,
+    TrustUnusable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,6 +88,7 @@ class FalProxy:
         self._recorder = _recorder(settings.observer)
         self._upstream = Upstream(
             settings.pool_manager,
+            egress_proxy=settings.egress_proxy,
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
         )
@@ -182,6 +189,20 @@ class FalProxy:
             KeyMalformed: It cannot be a fal key; the error says at which position, not what.
         """
         self._key.authorization(environ)
+
+    def check_trust(self) -> None:
+        """See whether fal's certificate can be trusted, as far as that was known at the start.
+
+        Raises:
+            TrustUnusable: The system's or the owner's certificates cannot be used.
+        """
+        if self._upstream.way.trust_problem:
+            raise TrustUnusable
+
+    @property
+    def way_to_fal(self) -> str:
+        """One sentence that says which way calls go. Empty if only `pool_manager` knows."""
+        return self._upstream.way.description
 
     def _warn_of_key(self) -> None:
         """Log what is wrong with the key. It can still be corrected later, so do not raise."""

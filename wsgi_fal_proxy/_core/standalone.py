@@ -8,6 +8,7 @@ from wsgi_fal_proxy._core.error_response import error_response, json_answer
 from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
+from wsgi_fal_proxy._upstream.egress import ENVIRONMENT
 from wsgi_fal_proxy.errors import FalProxyError, NotFound, SettingsError
 
 if TYPE_CHECKING:
@@ -22,8 +23,10 @@ HEALTH_PATH: Final = "/healthz"
 class StandaloneProxy(FalProxyMiddleware):
     """The stand-alone proxy, a WSGI application.
 
-    `/healthz` answers 200 when a request would find a usable key, and 500 with the reason when it
-    would not. It does not check fal.
+    `/healthz` answers 200 when a request would find a usable key and trusted certificates, and 500
+    with the reason when it would not. It does not check fal.
+
+    Calls leave as `HTTPS_PROXY` and `NO_PROXY` say, unless an option says otherwise.
 
     Args:
         prefix: As for `FalProxyMiddleware`.
@@ -36,6 +39,8 @@ class StandaloneProxy(FalProxyMiddleware):
                 "prefix", prefix, "it must be another path: /healthz is the health check"
             )
         self._elsewhere = f"There is nothing here; the fal proxy answers at {prefix}."
+        if options.get("pool_manager") is None:
+            options.setdefault("egress_proxy", ENVIRONMENT)
         super().__init__(self._beside, prefix=prefix, **options)
 
     def check_key(self, environ: WSGIEnvironment) -> None:
@@ -48,6 +53,7 @@ class StandaloneProxy(FalProxyMiddleware):
             if environ.get("PATH_INFO") != HEALTH_PATH:
                 raise NotFound(self._elsewhere)
             self.check_key(environ)
+            self.proxy.check_trust()
         except FalProxyError as error:
             return error_response(error, environ, start_response)
         return json_answer("200 OK", {"status": "ok"}, [], environ, start_response)

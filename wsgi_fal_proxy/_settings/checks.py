@@ -18,6 +18,7 @@ __all__ = [
     "anything",
     "costs",
     "count",
+    "egress_proxy",
     "endpoints",
     "forwarded",
     "function",
@@ -161,3 +162,15 @@ def origins(name: str, value: object) -> None:
     from wsgi_fal_proxy._http.cors import check_origins  # noqa: PLC0415
 
     check_origins(name, value)
+
+
+def egress_proxy(name: str, value: object) -> None:
+    """Check what names an egress proxy, or None."""
+    from wsgi_fal_proxy._upstream.egress import (  # noqa: PLC0415
+        DIRECT,
+        ENVIRONMENT,
+        usable_egress,
+    )
+
+    if value is not None and value not in (DIRECT, ENVIRONMENT):
+        usable_egress(name, value)

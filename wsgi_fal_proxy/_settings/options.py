@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         max_concurrent: int | None
         max_body_bytes: int
         forward_headers: Collection[str]
+        egress_proxy: str | None
         pool_manager: urllib3.PoolManager | None
 
 
@@ -265,9 +266,8 @@ class Settings:
         help=(
             "Seconds to connect to fal. They cover all of the host's addresses and the TLS"
             " handshake together. They do not bound the name lookup. If you give a"
-            " `pool_manager`, they apply to each address, and again to the handshake, and do not"
-            " bound an egress proxy that answers byte by byte. `None`: as long as the system"
-            " waits."
+            " `pool_manager`, they apply to each address, and again to the handshake. `None`: as"
+            " long as the system waits."
         ),
     )
     read_timeout: float | None = option(
@@ -326,14 +326,28 @@ class Settings:
         see="Headers",
         help="Names of request headers to relay besides the usual ones. Empty: no others.",
     )
+    egress_proxy: str | None = option(
+        None,
+        check=checks.egress_proxy,
+        parse=text.as_it_is,
+        example="http://egress.internal:3128",
+        help=(
+            "The proxy through which calls leave a company's network. It is a URL, perhaps with a"
+            " login: `http://user:password@egress.internal:3128`. It may also be `https://`, or,"
+            " with `pip install pysocks`, `socks5://` and `socks5h://`. `environment`: what"
+            " `HTTPS_PROXY` and `NO_PROXY` say, as for curl and requests; the stand-alone proxy"
+            " does so by default. `none`: calls go to fal directly. `None`: likewise, and the"
+            " proxy warns if `HTTPS_PROXY` is set."
+        ),
+    )
     pool_manager: urllib3.PoolManager | None = option(
         None,
         check=checks.anything,
         help=(
-            "Makes and keeps the connections to fal: a `urllib3.PoolManager`. Give a"
-            " `ProxyManager` for a corporate egress proxy, or a `PoolManager` with your own"
-            " certificate authority. Its timeouts, retries and headers do not apply. `None`: one"
-            " that trusts the certificates that the system trusts, or those of `SSL_CERT_FILE`."
+            "Makes and keeps the connections to fal: a `urllib3.PoolManager`, such as one with a"
+            " TLS context of your own. Its timeouts, retries and headers do not apply. `None`: one"
+            " that trusts the certificates that the system trusts, or those of `SSL_CERT_FILE`,"
+            " and goes by `egress_proxy`."
         ),
     )
 
@@ -344,6 +358,9 @@ class Settings:
         if self.report_only and not (self.allowed_urls or self.allowed_endpoints):
             why = "there is nothing to report without allowed_urls or allowed_endpoints"
             raise SettingsError("report_only", self.report_only, why)
+        if self.pool_manager is not None and self.egress_proxy is not None:
+            why = "either egress_proxy or pool_manager can be set, not both"
+            raise SettingsError("egress_proxy", self.egress_proxy, why)
         if self.costs:
             from wsgi_fal_proxy._policy.limits.checks import check_costs_within  # noqa: PLC0415
 

@@ -20,7 +20,8 @@ from wsgi_fal_proxy._upstream.errors import (
     connect_error,
     head_error,
 )
-from wsgi_fal_proxy._upstream.pool import Pools, checked_manager
+from wsgi_fal_proxy._upstream.manager import way_to_fal
+from wsgi_fal_proxy._upstream.pool import Pools
 from wsgi_fal_proxy._upstream.response import UpstreamResponse
 from wsgi_fal_proxy._upstream.wire import receive, send_all
 from wsgi_fal_proxy.errors import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._http.request_body import RequestBody
     from wsgi_fal_proxy._upstream.call import Call
     from wsgi_fal_proxy._upstream.connect import Connection
+    from wsgi_fal_proxy._upstream.manager import Way
     from wsgi_fal_proxy._upstream.pool import RelayPool
 
 # Seconds to wait for an answer to a request that could not be sent whole. An early answer has
@@ -53,21 +55,27 @@ class Upstream:
 
     Args:
         manager: The option `pool_manager`.
+        egress_proxy: The option of this name.
         connect_timeout: Seconds to connect. None: no limit.
         read_timeout: Seconds for the response head, and then for each piece. None: no limit.
 
+    Attributes:
+        way: How calls reach fal.
+
     Raises:
-        SettingsError: `manager` cannot be used.
+        SettingsError: `manager` cannot be used, or no proxy that the environment names.
     """
 
     def __init__(
         self,
         manager: urllib3.PoolManager | None,
         *,
+        egress_proxy: str | None,
         connect_timeout: float | None,
         read_timeout: float | None,
     ) -> None:
-        self._pools = Pools(checked_manager(manager))
+        self.way: Way = way_to_fal(manager, egress_proxy)
+        self._pools = Pools(self.way.manager)
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
 

@@ -17,6 +17,7 @@ from urllib3.exceptions import (
 )
 
 from wsgi_fal_proxy._process.unpatched import poll
+from wsgi_fal_proxy._upstream.egress import Tunnelled
 from wsgi_fal_proxy._upstream.wire import seconds_left
 
 Connection = HTTPConnection | HTTPSConnection
@@ -101,5 +102,5 @@ def connection_class(base: type[Any]) -> type[Any]:
             through a SOCKS proxy, keeps that.
     """
     dials_itself = base._new_conn is not HTTPConnection._new_conn  # noqa: SLF001 - see `pool`
-    mixins: Final = (_Checked,) if dials_itself else (_Checked, _Dialled)
+    mixins: Final = (_Checked, Tunnelled) if dials_itself else (_Checked, Tunnelled, _Dialled)
     return type("RelayConnection", (*mixins, base), {})

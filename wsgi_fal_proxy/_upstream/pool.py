@@ -15,7 +15,6 @@ urllib3's major version is bounded, and why tests run on its oldest supported an
 from __future__ import annotations
 
 import copy
-import ssl
 import weakref
 from functools import cache
 from time import monotonic
@@ -26,7 +25,7 @@ from urllib3.exceptions import EmptyPoolError
 
 from wsgi_fal_proxy._process.fork import reset_in_children
 from wsgi_fal_proxy._upstream.connect import connection_class
-from wsgi_fal_proxy.errors import RelayFull, SettingsError
+from wsgi_fal_proxy.errors import RelayFull
 
 if TYPE_CHECKING:
     from urllib3.connectionpool import HTTPConnectionPool
@@ -40,33 +39,6 @@ _MOST_HOSTS: Final = 32
 # Connections that are kept for each host: at least as many as any usual server process has threads
 # or greenlets.
 _MOST_KEPT: Final = 1_000
-
-
-def checked_manager(manager: object) -> urllib3.PoolManager:
-    """Check the option `pool_manager`, or make the default manager.
-
-    Raises:
-        SettingsError: It is no `PoolManager`, or it would let a proxy read the requests.
-    """
-    option = "pool_manager"
-    if manager is None:
-        return default_manager()
-    if not isinstance(manager, urllib3.PoolManager):
-        why = "it must be a urllib3.PoolManager, or None for the default"
-        raise SettingsError(option, manager, why)
-    if manager.proxy_config is not None and manager.proxy_config.use_forwarding_for_https:
-        # The proxy would read every request, the key included.
-        why = "it must be a ProxyManager without use_forwarding_for_https"
-        raise SettingsError(option, manager, why)
-    return manager
-
-
-def default_manager() -> urllib3.PoolManager:
-    # The context is made once: it reads the system's trust store, or what SSL_CERT_FILE names.
-    context = ssl.create_default_context()
-    # RFC 9525 section 2: a certificate's common name does not identify a host.
-    context.hostname_checks_common_name = False
-    return urllib3.PoolManager(ssl_context=context)
 
 
 class Pools:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from wsgi_fal_proxy._upstream import pool
+from wsgi_fal_proxy._upstream import manager
 from wsgi_fal_proxy.testing import FakeFalPoolManager
 
 
@@ -15,4 +15,4 @@ def _dial_the_fake_fal() -> FakeFalPoolManager:
     return FakeFalPoolManager(int(os.environ["FAKE_FAL_PORT"]), os.environ["FAKE_FAL_CA_FILE"])
 
 
-pool.default_manager = _dial_the_fake_fal
+manager.default_manager = _dial_the_fake_fal

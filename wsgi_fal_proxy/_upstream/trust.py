@@ -1,0 +1,90 @@
+"""The certificates that calls to fal trust, and whether there are any.
+
+OpenSSL takes a missing or unusable store for an empty one and says nothing: then every call fails.
+"""
+
+from __future__ import annotations
+
+import os.path
+import re
+import ssl
+from functools import partial
+from typing import Final
+
+from wsgi_fal_proxy._process.environment import raw_variable
+
+_FILE: Final = "SSL_CERT_FILE"
+_DIRECTORY: Final = "SSL_CERT_DIR"
+# As `openssl rehash` names certificates; OpenSSL looks for no others.
+_HASHED: Final = r"[0-9a-f]{8}\.[0-9]+"
+
+
+def trusting_context() -> ssl.SSLContext:
+    """Make the context of connections to fal and to an egress proxy.
+
+    It trusts what the system trusts, or what `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    """
+    context = ssl.create_default_context()
+    # RFC 9525 section 2: a certificate's common name does not identify a host.
+    context.hostname_checks_common_name = False
+    if raw_variable(_FILE) or raw_variable(_DIRECTORY):
+        # An authority that the owner names may be a company's. Those often lack what RFC 5280
+        # demands and nobody checked before Python 3.13, such as key identifiers. Signatures,
+        # names, dates, and that only authorities issue certificates, are still checked.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
+def trust_problem(context: ssl.SSLContext) -> str:
+    """Say in a sentence why no certificate, or not the owner's, is trusted.
+
+    Args:
+        context: As `trusting_context` made it now.
+
+    Returns:
+        The sentence. Empty if there is no problem.
+    """
+    file, directories = raw_variable(_FILE), raw_variable(_DIRECTORY)
+    # Of files only: OpenSSL looks into directories when it needs a certificate.
+    has_read_any = context.cert_store_stats()["x509"] > 0
+    if file and not has_read_any and (why := _unusable_file(file)):
+        return f"{_FILE} names {why}: {file!r}. It must name a file of certificates in PEM form."
+    if directories and not _has_certificates(directories):
+        return (
+            f"{_DIRECTORY} names no directory with certificates: {directories!r}. Their files must"
+            " be named by hashes, as `openssl rehash` does it."
+        )
+    if has_read_any or directories:
+        return ""
+    # A variable that is empty replaces the system's store by nothing.
+    system = ssl.get_default_verify_paths().openssl_capath
+    if directories is None and _has_certificates(system):
+        return ""
+    return (
+        "The system has no trusted certificates. Install them (Debian: ca-certificates), or name a"
+        f" file of them by {_FILE}."
+    )
+
+
+def _unusable_file(path: str) -> str:
+    """Say what a path names that is no file of certificates. Empty if it is one."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        return "a directory" if os.path.isdir(path) else "a file without certificates in PEM form"
+    except FileNotFoundError:
+        return "a file that does not exist"
+    except (OSError, ValueError):
+        return "a directory" if os.path.isdir(path) else "a file that cannot be read"
+    return ""
+
+
+def _has_certificates(directories: str) -> bool:
+    is_hashed = partial(re.fullmatch, _HASHED)
+    for directory in directories.split(os.pathsep):
+        try:
+            if any(map(is_hashed, os.listdir(directory))):
+                return True
+        except OSError:
+            continue
+    return False
