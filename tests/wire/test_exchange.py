@@ -55,8 +55,14 @@ def test_response_body_dropped_in_a_cycle_takes_no_lock_when_it_is_collected(
     tmp_path: Path,
 ) -> None:
     records: list[CallRecord] = []
+    recorded = threading.Event()
+
+    def observer(record: CallRecord) -> None:
+        records.append(record)
+        recorded.set()
+
     with RawServer(one_piece) as server, tcp_pair() as (ours, _):
-        proxy = proxy_to(server, tmp_path, max_concurrent=1, observer=records.append)
+        proxy = proxy_to(server, tmp_path, max_concurrent=1, observer=observer)
         content = start(proxy, **{"gunicorn.socket": ours})
         assert proxy._slots is not None
         locks = (proxy._slots._lock, watcher._lock, content._exchange._lock)
@@ -75,7 +81,10 @@ def test_response_body_dropped_in_a_cycle_takes_no_lock_when_it_is_collected(
                 assert records == []
 
         assert on_a_thread(collect_within_all_locks)
-        # The slot is free for the next call, which also ended the first exchange.
+        # The next call ends the first exchange, or the watcher's thread, if it was faster.
+        abandoned.end_all()
+        assert recorded.wait(WAIT_SECONDS)
+        # The slot is free.
         content = start(proxy)
         assert [record.client_left for record in records] == [True]
         content.close()
