@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -185,6 +186,11 @@ def test_egress_proxy_that_is_no_url_is_refused_and_not_shown(url: Any) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_egress_proxy_by_socks_has_a_login_that_is_text() -> None:
+    with pytest.raises(SettingsError, match="its login is not UTF-8"):
+        FalProxy(key="k", egress_proxy="socks5h://gr%FCn:x@127.0.0.1:1")
+
+
 def test_egress_proxy_and_a_pool_manager_do_not_go_together() -> None:
     with pytest.raises(SettingsError, match="either egress_proxy or pool_manager"):
         FalProxy(key="k", egress_proxy="http://h:1", pool_manager=urllib3.PoolManager())
@@ -287,9 +293,9 @@ def test_standalone_goes_through_what_the_environment_names(
         monkeypatch.setenv(variable, value)
     with plain(tunnelling(upstream.port, requests, CONNECTED)) as egress:
         monkeypatch.setenv(name, f" http://127.0.0.1:{egress.port}\n")
-        site = StandaloneProxy(key="k")
-        assert get(site.proxy)[0] == "200 OK"
-        close(site.proxy)
+        standalone = StandaloneProxy(key="k")
+        assert get(standalone.proxy)[0] == "200 OK"
+        close(standalone.proxy)
     assert len(requests) == 1
 
 
@@ -324,10 +330,10 @@ def test_standalone_excepts_single_hosts(
     with plain(tunnelling(upstream.port, requests, CONNECTED)) as egress:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{egress.port}")
         monkeypatch.setenv("NO_PROXY", "localhost,queue.fal.run,.internal,fal.run:80")
-        site = StandaloneProxy(key="k")
-        assert get(site.proxy)[0] == "200 OK"
-        assert get(site.proxy, QUEUE)[1]["x-fal-proxy-error"] == "upstream_unresolvable"
-        close(site.proxy)
+        standalone = StandaloneProxy(key="k")
+        assert get(standalone.proxy)[0] == "200 OK"
+        assert get(standalone.proxy, QUEUE)[1]["x-fal-proxy-error"] == "upstream_unresolvable"
+        close(standalone.proxy)
     assert network.lookups == ["queue.fal.run"]
     assert len(requests) == 1
 
@@ -338,10 +344,10 @@ def test_standalone_excepts_hosts_from_socks_too(
     with plain(socks5(upstream.port, [])) as egress:
         monkeypatch.setenv("ALL_PROXY", f"socks5h://a:b@127.0.0.1:{egress.port}")
         monkeypatch.setenv("NO_PROXY", "queue.fal.run")
-        site = StandaloneProxy(key="k")
-        assert get(site.proxy)[0] == "200 OK"
-        assert get(site.proxy, QUEUE)[1]["x-fal-proxy-error"] == "upstream_unresolvable"
-        close(site.proxy)
+        standalone = StandaloneProxy(key="k")
+        assert get(standalone.proxy)[0] == "200 OK"
+        assert get(standalone.proxy, QUEUE)[1]["x-fal-proxy-error"] == "upstream_unresolvable"
+        close(standalone.proxy)
 
 
 def test_standalone_has_an_option_that_comes_before_the_environment(
@@ -359,6 +365,7 @@ def test_standalone_refuses_a_proxy_in_the_environment_that_is_none(
     with pytest.raises(SettingsError, match=r"^HTTPS_PROXY='ftp://\.\.\.' cannot") as caught:
         StandaloneProxy(key="k")
     assert "secret" not in str(caught.value)
+    assert "none" not in str(caught.value)
 
 
 # The log.
@@ -706,13 +713,12 @@ def dripping(answer: bytes) -> Script:
     def script(connection: Connection) -> None:
         connection.read_head()
         connection.sock.settimeout(0.05)
-        for byte in answer:
-            connection.send(bytes([byte]))
-            try:
-                if not connection.sock.recv(1):
-                    return
-            except TimeoutError:
-                continue
+        bytes_left = iter(answer)
+        with suppress(ConnectionError):
+            while True:
+                connection.send(bytes([next(bytes_left)]))
+                with suppress(TimeoutError):
+                    connection.read(1)
 
     return script
 

@@ -173,4 +173,4 @@ def egress_proxy(name: str, value: object) -> None:
     )
 
     if value is not None and value not in (DIRECT, ENVIRONMENT):
-        usable_egress(name, value)
+        usable_egress(name, value, also=f", or {ENVIRONMENT}, or {DIRECT}")

@@ -2,7 +2,9 @@
 
 urllib3 asks such a proxy for a tunnel by `http.client`. That reads the answer without a clock of
 its own and puts the proxy's words into errors as they are. `Tunnelled` does it by a deadline, and
-its errors say whether the egress proxy or fal is at fault. It never shows a login.
+its errors say whether the egress proxy or fal is at fault. It never shows a login. For that it
+overrides `_tunnel`, and reads `_tunnel_host`, `_tunnel_port` and `_tunnel_headers`: these are
+http.client's, and urllib3 relies on them, too.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ _DEFAULT_PORTS: Final = {
 }
 _ACCEPTED: Final = (
     "it must be the URL of a proxy, such as http://egress.internal:3128 (also https://, socks5://"
-    " and socks5h://), or environment, or none"
+    " and socks5h://)"
 )
 _HOST: Final = r"(?a)[\w.-]+|\[[0-9A-Fa-f:.]+\]"
 
@@ -105,18 +107,19 @@ def parse_egress(text: str) -> Egress:
     return Egress(scheme, host.lower(), port or _DEFAULT_PORTS[scheme], login)
 
 
-def usable_egress(name: str, text: object) -> Egress:
+def usable_egress(name: str, text: object, *, also: str = "") -> Egress:
     """Read the URL of an egress proxy, and see whether this machine can speak to it.
 
     Args:
         name: The option or variable that holds it, for the error.
         text: The URL, or what was given in its place.
+        also: What is accepted there, too, for the error.
 
     Raises:
         SettingsError: It is no such URL, or a package is missing.
     """
     if not isinstance(text, str):
-        raise SettingsError(name, text, _ACCEPTED)
+        raise SettingsError(name, text, _ACCEPTED + also)
     try:
         egress = parse_egress(text)
         if egress.is_socks:
@@ -124,7 +127,8 @@ def usable_egress(name: str, text: object) -> Egress:
             for part in egress.login or ():
                 part.decode()
     except ValueError as error:
-        why = str(error) if type(error) is ValueError else "its login is not UTF-8"
+        is_login = isinstance(error, UnicodeDecodeError)
+        why = "its login is not UTF-8" if is_login else _ACCEPTED + also
         raise SettingsError(name, text, why) from None
     if egress.is_socks and find_spec("socks") is None:
         why = "it needs a package that is not installed: pip install pysocks"
@@ -210,8 +214,8 @@ class Tunnelled(_Base):
         fields = {name.lower(): value for name, value in self._tunnel_headers.items()}
         fields["host"] = name
         try:
-            message = request_head("CONNECT", name, fields.items())
-            send_all(self.sock, message, seconds_left(self._deadline))
+            request = request_head("CONNECT", name, fields.items())
+            send_all(self.sock, request, seconds_left(self._deadline))
             status, phrase = _read_answer(self.sock, self._deadline)
         except TimeoutError as error:
             raise ConnectTimeout(_NO_TIME) from error

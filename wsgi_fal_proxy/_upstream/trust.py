@@ -47,8 +47,11 @@ def trust_problem(context: ssl.SSLContext) -> str:
     file, directories = raw_variable(_FILE), raw_variable(_DIRECTORY)
     # Of files only: OpenSSL looks into directories when it needs a certificate.
     has_read_any = context.cert_store_stats()["x509"] > 0
-    if file and not has_read_any and (why := _unusable_file(file)):
-        return f"{_FILE} names {why}: {file!r}. It must name a file of certificates in PEM form."
+    if file and not has_read_any:
+        return (
+            f"{_FILE} names {_named_by(file)}: {file!r}. It must name a file of certificates in PEM"
+            " form."
+        )
     if directories and not _has_certificates(directories):
         return (
             f"{_DIRECTORY} names no directory with certificates: {directories!r}. Their files must"
@@ -66,17 +69,17 @@ def trust_problem(context: ssl.SSLContext) -> str:
     )
 
 
-def _unusable_file(path: str) -> str:
-    """Say what a path names that is no file of certificates. Empty if it is one."""
+def _named_by(path: str) -> str:
+    """Say what a path names, from which no certificate could be read."""
+    if os.path.isdir(path):
+        return "a directory"
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        return "a directory" if os.path.isdir(path) else "a file without certificates in PEM form"
+        with open(path, "rb"):
+            return "a file without certificates in PEM form"
     except FileNotFoundError:
         return "a file that does not exist"
-    except (OSError, ValueError):
-        return "a directory" if os.path.isdir(path) else "a file that cannot be read"
-    return ""
+    except OSError:
+        return "a file that cannot be read"
 
 
 def _has_certificates(directories: str) -> bool:
