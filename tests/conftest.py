@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -94,10 +95,11 @@ def app(proxy: FalProxy) -> webtest.TestApp:
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    """Node, with the client installed."""
+    """Node, with the clients installed."""
     found, npm = shutil.which("node"), shutil.which("npm")
     if found is None or npm is None:
         pytest.skip("node and npm are not installed")  # pragma: no cover - not everywhere
-    if not (JS / "node_modules" / "@fal-ai" / "client").is_dir():  # pragma: no cover - once
+    clients = json.loads((JS / "package.json").read_text())["dependencies"]
+    if not all((JS / "node_modules" / name).is_dir() for name in clients):  # pragma: no cover
         subprocess.run([npm, "ci"], cwd=JS, check=True, capture_output=True)
     return found

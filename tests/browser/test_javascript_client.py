@@ -249,31 +249,6 @@ def test_javascript_client_gets_an_api_error_with_all_of_an_error_of_fals(
     }
 
 
-def test_javascript_client_does_not_send_a_call_again_that_takes_too_long(
-    node: str, tmp_path: Path
-) -> None:
-    requests: list[bytes] = []
-
-    def silent(connection: Connection) -> None:
-        requests.append(connection.read_request()[0])
-        connection.wait_for_close()
-
-    with RawServer(silent) as upstream:
-        environment = {**dialling_raw(upstream, tmp_path), "FAL_PROXY_READ_TIMEOUT": "0.5"}
-        with serve_gunicorn("wsgi_fal_proxy.wsgi", environment=environment) as served:
-            urls = {"PROXY_URL": f"{served.url}/api/fal/proxy", "FAKE_URL": ""}
-            done = subprocess.run(
-                [node, str(JS / "client.mjs"), "api_error"],
-                env={**os.environ, **urls},
-                capture_output=True,
-                timeout=NODE_SECONDS,
-                check=True,
-            )
-    answer = json.loads(done.stdout)
-    assert (answer["status"], answer["body"]["reason"]) == (504, "read_timeout")
-    assert len(requests) == 1
-
-
 def test_javascript_client_gets_a_validation_error_with_the_fields(client: Scenario) -> None:
     answer = client("validation_error")
     error = {

@@ -16,7 +16,16 @@ from wsgi_fal_proxy._fal.patterns import compile_endpoint_patterns, compile_url_
 from wsgi_fal_proxy._process import environment
 from wsgi_fal_proxy._settings.environment import variables
 from wsgi_fal_proxy._settings.options import Settings
-from wsgi_fal_proxy.errors import FalProxyError, Truncated
+from wsgi_fal_proxy.errors import (
+    ClientGone,
+    FalProxyError,
+    ReadTimeout,
+    TotalTimeout,
+    Truncated,
+    UpstreamClosed,
+    UpstreamCodingUnsupported,
+    UpstreamMalformed,
+)
 
 if TYPE_CHECKING:
     import pytest
@@ -67,12 +76,24 @@ def test_readme_table_has_every_option_with_its_default() -> None:
         assert eval(written[name]) == default
 
 
+# Those with which a call can fail when fal may have received it.
+AFTER_IT_WAS_SENT = (
+    ClientGone,
+    ReadTimeout,
+    TotalTimeout,
+    UpstreamClosed,
+    UpstreamCodingUnsupported,
+    UpstreamMalformed,
+)
+
+
+def _or_500(error: type[FalProxyError]) -> str:
+    return " or 500" if issubclass(error, AFTER_IT_WAS_SENT) else ""
+
+
 def test_readme_table_has_every_status() -> None:
-    answers = {
-        (error.status[:3], error.reason)
-        for error in leaves(FalProxyError)
-        if error is not Truncated
-    }
+    errors = [error for error in leaves(FalProxyError) if error is not Truncated]
+    answers = {(error.status[:3] + _or_500(error), error.reason) for error in errors}
     written = {(status, reason.strip("`")) for status, reason, _ in rows("## What a client gets")}
     assert written == answers
 
