@@ -262,6 +262,14 @@ def test_request_body_that_is_empty_may_have_any_content_type(content_type: str)
     assert relayed(declared(0, KeepAlive(b""), content_type=content_type)) == b""
 
 
+@pytest.mark.parametrize("content", [b"", b"{}"])
+def test_request_body_refuses_a_content_type_that_is_not_text(content: bytes) -> None:
+    two = ["application/json", "application/json"]
+    body = body_of({"CONTENT_LENGTH": str(len(content)), "CONTENT_TYPE": two}, content)
+    with pytest.raises(UnsupportedMediaType):
+        body.accept()
+
+
 def test_request_body_that_is_chunked_and_empty_may_have_any_content_type() -> None:
     body = chunked(b"", CONTENT_TYPE="text/plain")
     assert relayed(body) == b""

@@ -69,7 +69,7 @@ class RequestBody:
     """Bytes that may still be in `wsgi.input`."""
 
     def __init__(self, environ: WSGIEnvironment, max_bytes: int) -> None:
-        self._content_type: str = environ.get("CONTENT_TYPE") or ""
+        self._content_type: Any = environ.get("CONTENT_TYPE") or ""
         self._input = environ["wsgi.input"]
         self._max_bytes = max_bytes
         self.first = None
@@ -86,7 +86,8 @@ class RequestBody:
 
         Raises:
             ContentLengthInvalid: The length is not a number, or unknown.
-            UnsupportedMediaType: There is a body, and its content type is not JSON's.
+            UnsupportedMediaType: There is a body, and its content type is not JSON's. Or the
+                content type is not text.
             BodyTooLarge: The declared length is over `max_bytes`.
             BodyIncomplete: The length is not declared, and the body could not be read.
         """
@@ -99,6 +100,8 @@ class RequestBody:
                 # The body has ended, or is too large.
                 self.length = len(self.first)
                 self.unread = 0
+        if not isinstance(self._content_type, str):  # netius makes a list of two headers
+            raise UnsupportedMediaType
         if self.length == 0:
             return
         if self._content_type != "application/json" and not re.fullmatch(_JSON, self._content_type):
