@@ -124,6 +124,8 @@ def relayed(body: RequestBody) -> bytes:
         pytest.param(CHUNKED, None, id="chunked"),
         pytest.param({**CHUNKED, "CONTENT_LENGTH": "5"}, None, id="chunked-outweighs-length"),
         pytest.param({"HTTP_TRANSFER_ENCODING": ""}, 0, id="transfer-encoding-empty"),
+        pytest.param({"REQUEST_METHOD": "POST"}, 0, id="post-of-http-1.1"),
+        pytest.param({"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "0"}, 0, id="post-of-length-0"),
     ],
 )
 def test_request_body_tells_its_length_without_reading(
@@ -155,6 +157,11 @@ def test_request_body_tells_its_length_without_reading(
         ),
         pytest.param(
             {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": "5"}, id="chunked-and-length"
+        ),
+        pytest.param({"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": "HTTP/2"}, id="post-of-http-2"),
+        pytest.param(
+            {"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": "HTTP/3.0", "CONTENT_LENGTH": ""},
+            id="post-of-http-3",
         ),
     ],
 )
@@ -779,3 +786,57 @@ def test_request_body_is_given_to_werkzeug_again() -> None:
     assert request.form.get("token") is None  # wraps the input, and does not read it
     assert RequestBody(flask_view_environ(request), MAX).read_ahead() == b"{}"
     assert request.get_data() == b"{}"
+
+
+# Servers that hide how long a body is.
+
+
+class Ending:
+    """An input that ends where the body does, of a server that does not say so."""
+
+    def __init__(self, content: bytes) -> None:
+        self.read = io.BytesIO(content).read
+
+
+def of_module(name: str) -> type[Ending]:
+    return type("Input", (Ending,), {"__module__": name})
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2", "HTTP/3"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(io.BytesIO, id="memory"),
+        pytest.param(of_module("a2wsgi.wsgi"), id="a2wsgi"),
+        pytest.param(of_module("modal._vendor.a2wsgi_wsgi"), id="modal"),
+        pytest.param(of_module("_pyvoy.wsgi"), id="pyvoy"),
+        pytest.param(of_module("tempfile"), id="asgiref"),
+    ],
+)
+@pytest.mark.parametrize("size", [2, PIECE_BYTES, len(LONG)])
+def test_request_body_that_a_server_does_not_declare_is_relayed_where_the_input_ends(
+    kind: Callable[[bytes], Input], size: int, protocol: str
+) -> None:
+    post = {"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": protocol}
+    assert relayed(body_of(post, kind(LONG[:size]))) == LONG[:size]
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        pytest.param({"SERVER_PROTOCOL": "HTTP/2"}, id="http-2"),
+        pytest.param({"HTTP_TRANSFER_ENCODING": "chunked"}, id="chunked"),
+    ],
+)
+def test_request_body_that_is_not_there_is_refused_where_it_may_be_lost(
+    environ: dict[str, Any],
+) -> None:
+    body = body_of({"REQUEST_METHOD": "POST", **environ}, of_module("a2wsgi.wsgi")(b""))
+    with pytest.raises(ContentLengthInvalid):
+        body.accept()
+
+
+def test_request_body_of_http_1_1_may_be_empty_where_it_is_not_declared() -> None:
+    body = body_of({"REQUEST_METHOD": "POST"}, of_module("_pyvoy.wsgi")(b""))
+    assert relayed(body) == b""
+    assert body.length == 0
