@@ -9,7 +9,8 @@ To answer in front of Django instead, wrap its application in `FalProxyMiddlewar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Unpack
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.wsgi import WSGIRequest
@@ -19,10 +20,12 @@ from django.views.decorators.csrf import csrf_exempt
 from werkzeug.test import run_wsgi_app
 
 from wsgi_fal_proxy._core.proxy import FalProxy
+from wsgi_fal_proxy._http.request_body import BODY_HOLDER
 from wsgi_fal_proxy._policy.authorize import Allow, Refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from wsgiref.types import WSGIEnvironment
 
     from wsgi_fal_proxy._fal.request import FalRequest
     from wsgi_fal_proxy._settings.options import Options
@@ -40,6 +43,10 @@ def fal_view(**options: Unpack[Options]) -> Callable[..., StreamingHttpResponse]
 
     fal's cookies become cookies of Django's response. If fal repeats another header, its values are
     joined by commas (RFC 9110 section 5.3), since Django's responses have each header once.
+
+    If a middleware has read `request.body` before, the view relays that. After the view,
+    `request.body` gives a body of up to 64 KiB again, and is empty for a larger one, unless it was
+    read before.
 
     Args:
         **options: The options of `FalProxy`.
@@ -60,12 +67,36 @@ def fal_view(**options: Unpack[Options]) -> Callable[..., StreamingHttpResponse]
                 " from a separate process, such as gunicorn wsgi_fal_proxy.wsgi."
             )
         # The META of a WSGIRequest is the WSGI environ itself.
-        environ = {**request.META, _REQUEST: request}
+        environ = {**request.META, _REQUEST: request, BODY_HOLDER: _Body(request)}
         content, status, headers = run_wsgi_app(proxy, environ)
         return _response(content, status, headers.to_wsgi_list())
 
     exempt: Callable[..., StreamingHttpResponse] = csrf_exempt(non_atomic_requests(view))
     return exempt
+
+
+class _Body:
+    """The body of Django's request: a `BodyHolder`."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    def input(self, environ: WSGIEnvironment) -> Any:
+        request = self._request
+        # Django does not read a body whose length is not declared.
+        if not environ.get("CONTENT_LENGTH") or environ.get("HTTP_TRANSFER_ENCODING"):
+            return environ["wsgi.input"]
+        if hasattr(request, "_body"):
+            return BytesIO(request.body)
+        # It ends where the body does. The server's input may not.
+        return request._stream if request._read_started else environ["wsgi.input"]  # noqa: SLF001
+
+    def give_back(self, body: bytes) -> None:
+        request = self._request
+        request.META["wsgi.input"] = BytesIO(body)
+        request.META["wsgi.input_terminated"] = True
+        if not hasattr(request, "_body"):
+            request._body, request._stream = body, BytesIO(body)  # noqa: SLF001
 
 
 def django_request(request: FalRequest) -> HttpRequest:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from werkzeug.wrappers import Request
 
 from wsgi_fal_proxy._http.request_body import PIECE_BYTES, RequestBody
 from wsgi_fal_proxy.errors import (
@@ -123,6 +124,8 @@ def relayed(body: RequestBody) -> bytes:
         pytest.param(CHUNKED, None, id="chunked"),
         pytest.param({**CHUNKED, "CONTENT_LENGTH": "5"}, None, id="chunked-outweighs-length"),
         pytest.param({"HTTP_TRANSFER_ENCODING": ""}, 0, id="transfer-encoding-empty"),
+        pytest.param({"REQUEST_METHOD": "POST"}, 0, id="post-of-http-1.1"),
+        pytest.param({"REQUEST_METHOD": "POST", "CONTENT_LENGTH": "0"}, 0, id="post-of-length-0"),
     ],
 )
 def test_request_body_tells_its_length_without_reading(
@@ -154,6 +157,11 @@ def test_request_body_tells_its_length_without_reading(
         ),
         pytest.param(
             {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": "5"}, id="chunked-and-length"
+        ),
+        pytest.param({"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": "HTTP/2"}, id="post-of-http-2"),
+        pytest.param(
+            {"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": "HTTP/3.0", "CONTENT_LENGTH": ""},
+            id="post-of-http-3",
         ),
     ],
 )
@@ -260,6 +268,14 @@ def test_request_body_without_content_type_is_refused() -> None:
 )
 def test_request_body_that_is_empty_may_have_any_content_type(content_type: str) -> None:
     assert relayed(declared(0, KeepAlive(b""), content_type=content_type)) == b""
+
+
+@pytest.mark.parametrize("content", [b"", b"{}"])
+def test_request_body_refuses_a_content_type_that_is_not_text(content: bytes) -> None:
+    two = ["application/json", "application/json"]
+    body = body_of({"CONTENT_LENGTH": str(len(content)), "CONTENT_TYPE": two}, content)
+    with pytest.raises(UnsupportedMediaType):
+        body.accept()
 
 
 def test_request_body_that_is_chunked_and_empty_may_have_any_content_type() -> None:
@@ -653,3 +669,174 @@ def test_request_body_has_gunicorn_read_no_further_ahead_than_one_piece(
     body.accept()
     body.read_ahead()
     assert unreader.max_body_chunk == bound
+
+
+# What others read, before the proxy and after it.
+
+
+def input_left(environ: dict[str, Any]) -> bytes:
+    left: bytes = environ["wsgi.input"].read()
+    assert environ["wsgi.input_terminated"]
+    return left
+
+
+def environ_of(content: Input | bytes, **environ: Any) -> dict[str, Any]:
+    source = io.BytesIO(content) if isinstance(content, bytes) else content
+    return {"CONTENT_TYPE": "application/json", **environ, "wsgi.input": source}
+
+
+@pytest.mark.parametrize("size", [1, 2, PIECE_BYTES])
+def test_request_body_that_is_small_is_given_again_once_its_first_piece_was_read(size: int) -> None:
+    environ = environ_of(KeepAlive(LONG[:size]), CONTENT_LENGTH=str(size))
+    body = RequestBody(environ, MAX)
+    body.accept()
+    body.read_ahead()
+    assert input_left(environ) == LONG[:size]
+    assert list(body.rest()) == []
+
+
+def test_request_body_that_is_large_is_relayed_although_others_read_the_input() -> None:
+    environ = environ_of(KeepAlive(LONG), CONTENT_LENGTH=str(len(LONG)))
+    body = RequestBody(environ, MAX)
+    body.accept()
+    first = body.read_ahead()
+    assert input_left(environ) == b""
+    assert first + b"".join(body.rest()) == LONG
+    assert input_left(environ) == b""
+
+
+@pytest.mark.parametrize(("size", "left"), [(2, LONG[:2]), (len(LONG), b"")])
+def test_request_body_that_is_chunked_is_given_again_if_it_is_small(size: int, left: bytes) -> None:
+    environ = environ_of(LONG[:size], **CHUNKED)
+    body = RequestBody(environ, MAX)
+    body.accept()
+    assert input_left(environ) == left
+    assert body.read_ahead() + b"".join(body.rest()) == LONG[:size]
+
+
+@pytest.mark.parametrize(
+    ("length", "size", "left"),
+    [
+        pytest.param(2, 2, LONG[:2], id="small"),
+        pytest.param(len(LONG), len(LONG), b"", id="large"),
+        pytest.param(9, 2, b"", id="incomplete"),
+    ],
+)
+def test_request_body_that_is_discarded_leaves_an_input_that_ends(
+    length: int, size: int, left: bytes
+) -> None:
+    environ = environ_of(LONG[:size], CONTENT_LENGTH=str(length))
+    RequestBody(environ, MAX).discard()
+    assert input_left(environ) == left
+
+
+def test_request_body_that_is_empty_leaves_the_input_alone() -> None:
+    environ = environ_of(KeepAlive(b""), CONTENT_LENGTH="0")
+    source = environ["wsgi.input"]
+    body = RequestBody(environ, MAX)
+    body.accept()
+    body.read_ahead()
+    body.discard()
+    assert environ["wsgi.input"] is source
+
+
+@pytest.mark.parametrize("position", [1, 9])
+def test_request_body_is_read_from_its_beginning_if_others_have_read_it(position: int) -> None:
+    environ = environ_of(b'{"a": 12}', CONTENT_LENGTH="9")
+    environ["wsgi.input"].seek(position)
+    body = RequestBody(environ, MAX)
+    assert body.read_ahead() == b'{"a": 12}'
+    assert (body.taken, body.unread) == (9, 0)
+
+
+def test_request_body_uses_an_input_that_was_put_in_place_after_it_was_made() -> None:
+    environ = environ_of(KeepAlive(b""), CONTENT_LENGTH="2")
+    body = RequestBody(environ, MAX)
+    environ["wsgi.input"] = io.BytesIO(b"{}")
+    assert body.read_ahead() == b"{}"
+
+
+def flask_view_environ(request: Request) -> dict[str, Any]:
+    """Copy, as `Response.from_app` does."""
+    return dict(request.environ)
+
+
+def test_request_body_uses_what_werkzeug_holds_and_reads_no_further() -> None:
+    request = Request(environ_of(KeepAlive(b"{}"), CONTENT_LENGTH="2"))
+    assert request.get_data() == b"{}"
+    assert RequestBody(flask_view_environ(request), MAX).read_ahead() == b"{}"
+
+
+def test_request_body_that_werkzeug_did_not_keep_is_incomplete() -> None:
+    request = Request(environ_of(KeepAlive(b"{}"), CONTENT_LENGTH="2"))
+    assert request.get_data(cache=False) == b"{}"
+    with pytest.raises(BodyIncomplete):
+        RequestBody(flask_view_environ(request), MAX).read_ahead()
+
+
+def test_request_body_of_a_middleware_outweighs_what_werkzeug_holds() -> None:
+    request = Request(environ_of(KeepAlive(b"{}"), CONTENT_LENGTH="2"))
+    request.get_data()
+    environ = flask_view_environ(request) | {"wsgi.input": KeepAlive(b"[]")}
+    assert RequestBody(environ, MAX).read_ahead() == b"[]"
+
+
+def test_request_body_is_given_to_werkzeug_again() -> None:
+    request = Request(environ_of(KeepAlive(b"{}"), CONTENT_LENGTH="2"))
+    assert request.form.get("token") is None  # wraps the input, and does not read it
+    assert RequestBody(flask_view_environ(request), MAX).read_ahead() == b"{}"
+    assert request.get_data() == b"{}"
+
+
+# Servers that hide how long a body is.
+
+
+class Ending:
+    """An input that ends where the body does, of a server that does not say so."""
+
+    def __init__(self, content: bytes) -> None:
+        self.read = io.BytesIO(content).read
+
+
+def of_module(name: str) -> type[Ending]:
+    return type("Input", (Ending,), {"__module__": name})
+
+
+@pytest.mark.parametrize("protocol", ["HTTP/1.1", "HTTP/2", "HTTP/3"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(io.BytesIO, id="memory"),
+        pytest.param(of_module("a2wsgi.wsgi"), id="a2wsgi"),
+        pytest.param(of_module("modal._vendor.a2wsgi_wsgi"), id="modal"),
+        pytest.param(of_module("_pyvoy.wsgi"), id="pyvoy"),
+        pytest.param(of_module("tempfile"), id="asgiref"),
+    ],
+)
+@pytest.mark.parametrize("size", [2, PIECE_BYTES, len(LONG)])
+def test_request_body_that_a_server_does_not_declare_is_relayed_where_the_input_ends(
+    kind: Callable[[bytes], Input], size: int, protocol: str
+) -> None:
+    post = {"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": protocol}
+    assert relayed(body_of(post, kind(LONG[:size]))) == LONG[:size]
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        pytest.param({"SERVER_PROTOCOL": "HTTP/2"}, id="http-2"),
+        pytest.param({"HTTP_TRANSFER_ENCODING": "chunked"}, id="chunked"),
+    ],
+)
+def test_request_body_that_is_not_there_is_refused_where_it_may_be_lost(
+    environ: dict[str, Any],
+) -> None:
+    body = body_of({"REQUEST_METHOD": "POST", **environ}, of_module("a2wsgi.wsgi")(b""))
+    with pytest.raises(ContentLengthInvalid):
+        body.accept()
+
+
+def test_request_body_of_http_1_1_may_be_empty_where_it_is_not_declared() -> None:
+    body = body_of({"REQUEST_METHOD": "POST"}, of_module("_pyvoy.wsgi")(b""))
+    assert relayed(body) == b""
+    assert body.length == 0

@@ -451,6 +451,7 @@ def test_target_parse_accepts_where_other_url_parsers_read_the_same_host(text: s
 
 
 TWICE = "was sent twice, or holds a comma in its path or before a second URL."
+URL_IN_PATH = "was sent twice, or holds a URL in its path."
 
 
 @pytest.mark.parametrize(
@@ -471,6 +472,10 @@ TWICE = "was sent twice, or holds a comma in its path or before a second URL."
         pytest.param("https://fal.run/?a,//fal.run/", TWICE, id="two-scheme-relative"),
         pytest.param("https://fal.run/?a,", TWICE, id="second-empty"),
         pytest.param("https://fal.run/?a, ", TWICE, id="second-blank"),
+        pytest.param("https://fal.run/ahttps://fal.run/b", URL_IN_PATH, id="two-unseparated"),
+        pytest.param("https://fal.runhttps://fal.run", URL_IN_PATH, id="two-unseparated-no-path"),
+        pytest.param("https://fal.run/http://a?b", URL_IN_PATH, id="url-in-path"),
+        pytest.param("https://fal.run/a:///b", URL_IN_PATH, id="url-without-host-in-path"),
         pytest.param("https://fal.run./", "has a host that is not a plain name", id="host"),
         pytest.param(
             "https://fal.run./?a,b", "has a host that is not a plain name", id="host-comma"

@@ -24,16 +24,19 @@ _LABEL: Final = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 
 # Path and query are visible ASCII and are sent unchanged. "#" is left out because it begins a
 # fragment, the backslash because WHATWG reads it as a slash. The path has no comma: WSGI servers
-# join a header that was sent twice with one, and fal's paths have none.
+# join a header that was sent twice with one, and fal's paths have none. Nor has the path "://":
+# some servers join two headers with nothing between them.
+_PATH: Final = r"""/(?![^?]*://)[!"$-+\--> @-\[\]-~]*""".replace(" ", "")
 _TARGET: Final = re.compile(
     rf"https://(?P<host>{_LABEL}(?:\.{_LABEL})*)(?::443)?"
-    r"""(?P<path>/[!"$-+\--> @-\[\]-~]*)?(?:\?(?P<query>[!"$-\[\]-~]*))?""".replace(" ", ""),
+    rf"""(?P<path>{_PATH})?(?:\?(?P<query>[!"$-\[\]-~]*))?""",
     re.IGNORECASE | re.ASCII,
 )
 # A second target that was joined to the first one's query.
 _SECOND_TARGET: Final = r"(?ia),(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)"
 
 _TWICE: Final = "was sent twice, or holds a comma in its path or before a second URL"
+_URL_IN_PATH: Final = "was sent twice, or holds a URL in its path"
 # What is wrong with an invalid target. The first pattern that is found gives the message.
 _WRONG: Final = (
     (r"^(?!https://)", "does not begin with https://"),
@@ -42,6 +45,7 @@ _WRONG: Final = (
     (r"[^!-~]", "holds a space, a control character or a character outside ASCII"),
     (r"\\", "holds a backslash"),
     (r"#", "holds a fragment, which begins with #"),
+    (r"^https://[^?]*://", _URL_IN_PATH),
     (r"^https://[^/?]*@", "holds a user name"),
     (r"^https://[^/?]*:", "names a port that is not 443"),
     (r"^[^?]*,", _TWICE),

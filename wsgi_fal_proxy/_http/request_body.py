@@ -1,12 +1,16 @@
 """The request body: its declared length, the checks on it, and its pieces.
 
-No other module reads `wsgi.input`.
+No other module reads `wsgi.input`. Others in the application may: Sentry, an `after_request` hook,
+an audit. So the proxy uses the body of a framework that has read it, and leaves in its place an
+input that gives a small body again and then ends.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wsgi_fal_proxy.errors import (
     BodyIncomplete,
@@ -22,10 +26,20 @@ if TYPE_CHECKING:
 PIECE_BYTES: Final = 65_536
 """The most of a body that is in memory at a time. A smaller body is read whole."""
 
+BODY_HOLDER: Final = "wsgi_fal_proxy.body_holder"
+"""The environ's key of a `BodyHolder`."""
+
 _UNUSABLE: Final = -1
 # At least this much of a refused request's body is read and dropped, whatever `max_bytes` is.
 _DISCARDED_BYTES: Final = 1_048_576
 
+# The modules of inputs that end where the body does: seen with a2wsgi 1.10, modal 1.6, pyvoy 1.3,
+# asgiref 3.13. hypercorn and Starlette have a `BytesIO`. pyvoy hides Transfer-Encoding, and over
+# Mangum there may be no header that declares the body. If a client leaves in mid-body, some of them
+# end without an error: fal refuses the beginning of a JSON object, since that is not JSON.
+_ENDING_INPUTS: Final = frozenset(
+    {"a2wsgi.wsgi", "modal._vendor.a2wsgi_wsgi", "_pyvoy.wsgi", "tempfile"}
+)
 # A Content-Length of 10^18 bytes or more is a mistake.
 _MAX_LENGTH_DIGITS: Final = 18
 # RFC 9110 section 8.3.1: type and subtype in any case, then parameters. If a client sends two
@@ -45,6 +59,16 @@ _JSON_IN_UTF_8: Final = (
 )
 
 
+class BodyHolder(Protocol):
+    """A framework's request, which may have read the body, and may be asked for it afterwards."""
+
+    def input(self, environ: WSGIEnvironment) -> Any:
+        """Return what gives the body from its beginning, or as much as is there."""
+
+    def give_back(self, body: bytes) -> None:
+        """Have the framework give this body from now on, and never read the server's input."""
+
+
 class RequestBody:
     """The body of one request. It is read at most once, in pieces.
 
@@ -56,7 +80,18 @@ class RequestBody:
         max_bytes: The largest body that is accepted, in bytes.
     """
 
-    __slots__ = ("_content_type", "_input", "_max_bytes", "first", "length", "taken", "unread")
+    __slots__ = (
+        "_content_type",
+        "_environ",
+        "_holder",
+        "_input",
+        "_is_terminated",
+        "_max_bytes",
+        "first",
+        "length",
+        "taken",
+        "unread",
+    )
 
     first: bytes | None
     """The first piece, once `read_ahead` has read it."""
@@ -69,8 +104,10 @@ class RequestBody:
     """Bytes that may still be in `wsgi.input`."""
 
     def __init__(self, environ: WSGIEnvironment, max_bytes: int) -> None:
-        self._content_type: str = environ.get("CONTENT_TYPE") or ""
-        self._input = environ["wsgi.input"]
+        self._content_type: Any = environ.get("CONTENT_TYPE") or ""
+        self._environ = environ
+        self._input: Any = None
+        self._holder: BodyHolder | None = None
         self._max_bytes = max_bytes
         self.first = None
         self.taken = 0
@@ -85,26 +122,49 @@ class RequestBody:
         A body without a declared length is read up to `PIECE_BYTES`, to see whether there is one.
 
         Raises:
-            ContentLengthInvalid: The length is not a number, or unknown.
-            UnsupportedMediaType: There is a body, and its content type is not JSON's.
+            ContentLengthInvalid: The length is not a number, or unknown; or the server does not
+                tell whether there is a body, and none arrived.
+            UnsupportedMediaType: There is a body, and its content type is not JSON's. Or the
+                content type is not text.
             BodyTooLarge: The declared length is over `max_bytes`.
             BodyIncomplete: The length is not declared, and the body could not be read.
         """
         if self.length == _UNUSABLE:
             raise ContentLengthInvalid
         if self.length is None:
+            self._is_terminated = bool(self._environ.get("wsgi.input_terminated"))
+            self._open()
             _bound_read_ahead(self._input)
             self.first = self._read_up_to(PIECE_BYTES)
             if len(self.first) < PIECE_BYTES or not self.unread:
                 # The body has ended, or is too large.
                 self.length = len(self.first)
                 self.unread = 0
+            self._give_back()
+            if not self.first:
+                self._check_that_it_is_not_lost()
+        content_type = self._content_type
         if self.length == 0:
+            if not isinstance(content_type, str):
+                raise UnsupportedMediaType
             return
-        if self._content_type != "application/json" and not re.fullmatch(_JSON, self._content_type):
+        if content_type != "application/json" and not (
+            # netius makes a list of two headers.
+            isinstance(content_type, str) and re.fullmatch(_JSON, content_type)
+        ):
             raise UnsupportedMediaType
         if self.length is not None and self.length > self._max_bytes:
             raise self._too_large()
+
+    def _check_that_it_is_not_lost(self) -> None:
+        """Refuse an empty POST if a body may have been sent that did not arrive here."""
+        environ = self._environ
+        if self._is_terminated or environ.get("REQUEST_METHOD") != "POST":
+            return
+        if environ.get("HTTP_TRANSFER_ENCODING") or not environ.get(
+            "SERVER_PROTOCOL", "HTTP/1.1"
+        ).startswith("HTTP/1"):
+            raise ContentLengthInvalid
 
     def read_ahead(self) -> bytes:
         """Read the first piece: all of a small body.
@@ -116,15 +176,24 @@ class RequestBody:
         """
         if self.first is not None:
             return self.first
-        if self.unread <= PIECE_BYTES:
-            count = self.unread
-        else:
+        count = self.unread
+        if count == 0:
+            self.first = b""
+            return b""
+        self._open()
+        if count > PIECE_BYTES:
             _bound_read_ahead(self._input)
             count = PIECE_BYTES
         first = self._read(count)
         if len(first) < count:
-            first = self._completed(first, count)
+            first = self._completed(self._rewound(first, count), count)
         self.first = first
+        if self.unread or self._holder is not None:
+            self._give_back()
+        else:  # the same, in place
+            environ = self._environ
+            environ["wsgi.input"] = BytesIO(first)
+            environ["wsgi.input_terminated"] = True
         return first
 
     def text(self) -> str | None:
@@ -173,13 +242,63 @@ class RequestBody:
         bytes, TCP resets it, and the client may not see the answer (RFC 9112 section 9.6). If the
         body is far too large, the server has to deal with the rest.
         """
+        if self.length == 0:
+            return
+        if self._input is None:
+            self._open()
         left = min(self.unread, max(2 * self._max_bytes, _DISCARDED_BYTES))
-        try:
-            while left > 0 and (piece := self._input.read(min(left, PIECE_BYTES))):
-                left -= len(piece)
-        except Exception:  # noqa: BLE001, S110 - each server has its own errors; the answer stands
-            pass
+        if self.first is None and self.length == left <= PIECE_BYTES:
+            with suppress(BodyIncomplete):
+                self.read_ahead()
+        else:
+            # Each server has its own errors. The answer stands.
+            with suppress(Exception):
+                while left > 0 and (piece := self._input.read(min(left, PIECE_BYTES))):
+                    left -= len(piece)
+        if self.first is None:
+            self._give_back()
         self.unread = 0
+
+    def _open(self) -> None:
+        """Find what gives the body: the server's input, or a framework that has read it."""
+        environ = self._environ
+        self._input = environ["wsgi.input"]
+        if BODY_HOLDER in environ:
+            self._holder = environ[BODY_HOLDER]
+        elif "werkzeug.request" in environ:
+            self._holder = _WerkzeugRequest(environ["werkzeug.request"])
+        if self._holder is not None:
+            self._input = self._holder.input(environ)
+
+    def _give_back(self) -> None:
+        """Leave a body that ends to whatever reads it again: all of it if it is small, or none.
+
+        The server's input does not end by itself everywhere, and would then wait for the next
+        request.
+        """
+        environ, body = self._environ, self.first
+        if self.unread or body is None:
+            body = b""
+            # WebOb raises an error if it can read less than was declared, except of such a body.
+            environ["webob.is_body_seekable"] = True
+        environ["wsgi.input"] = BytesIO(body)
+        # With this, Werkzeug does not raise an error if it can read less than was declared.
+        environ["wsgi.input_terminated"] = True
+        if self._holder is not None:
+            self._holder.give_back(body)
+
+    def _rewound(self, data: bytes, count: int) -> bytes:
+        """Read again from the beginning, if another reader has left the input at its end."""
+        source = self._input
+        try:
+            if not source.seekable():
+                return data
+            source.seek(0)
+        except Exception:  # noqa: BLE001 - many inputs do not have these methods
+            return data
+        self.unread += len(data)
+        self.taken -= len(data)
+        return self._read(count)
 
     def _read_exactly(self, count: int) -> bytes:
         data = self._read(count)
@@ -197,14 +316,12 @@ class RequestBody:
         """Read `count` bytes, or fewer if the input ends. A short read is not yet the end."""
         count = min(count, self.unread)
         parts = []
-        while data := self._read(count):
+        while count and (data := self._read(count)):
             parts.append(data)
             count -= len(data)
         return b"".join(parts)
 
     def _read(self, count: int) -> bytes:
-        if count == 0:
-            return b""
         try:
             data: bytes = self._input.read(count)
         except Exception as error:
@@ -224,6 +341,30 @@ class RequestBody:
         return BodyIncomplete(detail)
 
 
+class _WerkzeugRequest:
+    """The request of Werkzeug and Flask. The view's environ may be a copy of its own."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+
+    def input(self, environ: WSGIEnvironment) -> Any:
+        source, request = environ["wsgi.input"], self._request
+        if request.environ.get("wsgi.input") is not source:
+            return source  # a middleware in between has put its own there
+        data: bytes | None = getattr(request, "_cached_data", None)
+        if data is not None and environ.get("CONTENT_LENGTH", "") in {"", str(len(data))}:
+            return BytesIO(data)
+        # It ends where the body does. The server's input may not.
+        stream: Any = vars(request).get("stream")
+        return stream if getattr(stream, "_stream", None) is source else source
+
+    def give_back(self, body: bytes) -> None:
+        self._request.environ["wsgi.input"] = BytesIO(body)
+        self._request.environ["wsgi.input_terminated"] = True
+        # Werkzeug makes it again, from the new input.
+        vars(self._request).pop("stream", None)
+
+
 def _bound_read_ahead(source: object) -> None:
     """Limit how far gunicorn reads ahead of a body to one piece.
 
@@ -241,15 +382,34 @@ def _declared_length(environ: WSGIEnvironment) -> int | None:
     PEP 3333 forbids reading past `CONTENT_LENGTH`. With the extension `wsgi.input_terminated`, a
     server says that the input ends by itself, as a chunked body does.
     """
-    ends_by_itself = bool(environ.get("wsgi.input_terminated"))
     if environ.get("HTTP_TRANSFER_ENCODING"):
-        return None if ends_by_itself else _UNUSABLE
-    declared = str(environ.get("CONTENT_LENGTH") or "")
-    if declared:
+        return None if _ends_by_itself(environ) else _UNUSABLE
+    if length := environ.get("CONTENT_LENGTH"):
+        declared = str(length)
         # RFC 9110 section 8.6: decimal digits. int() also accepts signs, "_" and other scripts.
         is_decimal = declared.isascii() and declared.isdigit()
         return int(declared) if is_decimal and len(declared) <= _MAX_LENGTH_DIGITS else _UNUSABLE
-    # RFC 9112 section 6.3: an HTTP/1 request with neither field has no body. HTTP/2 may have one.
-    if ends_by_itself and not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1"):
+    return _undeclared_length(environ)
+
+
+def _undeclared_length(environ: WSGIEnvironment) -> int | None:
+    """Return the length of a body that no header field declares."""
+    is_http_1 = environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1")
+    if environ.get("wsgi.input_terminated"):
+        # RFC 9112 section 6.3: an HTTP/1 request with neither field has no body. HTTP/2 may have
+        # one.
+        return 0 if is_http_1 else None
+    if environ.get("REQUEST_METHOD") != "POST":
+        return 0
+    # A server that hides the fields, or speaks HTTP/2, must not make a POST lose its body.
+    if _ends_by_itself(environ):
         return None
-    return 0
+    return 0 if is_http_1 else _UNUSABLE
+
+
+def _ends_by_itself(environ: WSGIEnvironment) -> bool:
+    """Whether the input ends where the body does, also if the server does not say so."""
+    if environ.get("wsgi.input_terminated"):
+        return True
+    source = environ["wsgi.input"]
+    return isinstance(source, BytesIO) or type(source).__module__ in _ENDING_INPUTS
