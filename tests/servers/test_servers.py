@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -268,7 +269,8 @@ def test_server_resets_a_broken_answer_of_http_1_0_or_not(running: Running, path
 
 # A request that is refused, and the connection after it
 
-LARGE = 1_500_000
+# More than is accepted, and little enough to be read and dropped.
+LARGE = 1_040_000
 JSON = b"Content-Type: application/json"
 BODY = b'{"prompt": "GET / HTTP/1.1\\r\\nHost: smuggled\\r\\n\\r\\n"}'
 LENGTH = b"Content-Length: %d" % len(BODY)
@@ -317,6 +319,43 @@ def test_server_lets_two_targets_be_refused_or_only_one_be_seen(running: Running
         client.sendall(call(b"/ok", b"x-fal-target-url: https://fal.run/other"))
         status = int(read_until(client, b"\r\n\r\n").split()[1])
     assert status == 412 or (status == 200 and not running.server.joins)
+
+
+# A refused client that stalls, or says that it has much more to send
+
+STALLS = ["gunicorn sync", "gunicorn gthread", "gunicorn gevent", "werkzeug", "uwsgi"]
+"""Servers that hand over the connection, and do not read a body before the application does."""
+
+
+@pytest.fixture
+def handing_over(
+    request: pytest.FixtureRequest, _shared_fal: FakeFal, tmp_path: Path
+) -> Iterator[Running]:
+    yield from run(request.param, _shared_fal, tmp_path)
+
+
+@pytest.mark.parametrize("handing_over", STALLS, indirect=True)
+@pytest.mark.parametrize("sent", [b"{", b"x" * 200_000], ids=["at once", "later"])
+def test_server_waits_no_longer_than_5_seconds_for_the_body_of_a_refused_request(
+    handing_over: Running, sent: bytes
+) -> None:
+    request_ = call(b"/ok", JSON, b"Content-Length: 1000000").replace(b"fal.run", b"x\\.fal.run")
+    with handing_over.connect() as client:
+        client.sendall(request_ + sent)
+        begin = monotonic()
+        received = read_to_end(client) or b""
+        assert monotonic() - begin < 8
+    assert received.startswith((b"HTTP/1.1 412 ", b"HTTP/1.0 412 "))
+
+
+@pytest.mark.parametrize("handing_over", [*STALLS, "granian"], indirect=True)
+def test_server_refuses_a_declared_64_gib_at_once(handing_over: Running) -> None:
+    with handing_over.connect() as client:
+        client.sendall(call(b"/ok", JSON, b"Content-Length: %d" % (64 << 30)) + b"x" * 100_000)
+        begin = monotonic()
+        received = read_until(client, b"\r\n\r\n")
+        assert monotonic() - begin < 2
+    assert received.split()[1] == b"413"
 
 
 # A request body in chunks

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+import socket
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from werkzeug.wrappers import Request
 
+from wsgi_fal_proxy._http import request_body
 from wsgi_fal_proxy._http.request_body import PIECE_BYTES, RequestBody
 from wsgi_fal_proxy.errors import (
     BodyIncomplete,
@@ -577,13 +579,59 @@ def read_by_discard(body: RequestBody, source: io.BytesIO) -> int:
         pytest.param(PIECE_BYTES + 1, MAX, PIECE_BYTES + 1, id="large"),
         pytest.param(200_000, 200_000, 200_000, id="as-large-as-the-maximum"),
         pytest.param(200_000, 199_999, 200_000, id="larger-than-the-maximum"),
-        pytest.param(3_000_000, 1_200_000, 2_400_000, id="more-than-twice-the-maximum"),
-        pytest.param(3_000_000, 0, 1_048_576, id="nothing-accepted"),
+        pytest.param(1_048_576, 0, 1_048_576, id="1-MiB"),
+        pytest.param(1_048_577, 2_000_000, 0, id="more-than-1-MiB"),
+        pytest.param(3_000_000, 0, 0, id="nothing-accepted"),
     ],
 )
 def test_request_body_that_was_not_read_is_discarded(length: int, maximum: int, count: int) -> None:
     source = io.BytesIO(bytes(length))
     assert read_by_discard(declared(length, source, maximum), source) == count
+
+
+def test_request_body_of_64_gib_is_not_read() -> None:
+    body = declared(64 << 30, KeepAlive(b""))
+    with pytest.raises(BodyTooLarge):
+        body.accept()
+    body.discard()
+
+
+def test_request_body_that_is_chunked_is_discarded_up_to_1_mib() -> None:
+    source = io.BytesIO(bytes(3_000_000))
+    assert read_by_discard(chunked(source, 3_000_000), source) == 1_048_576
+
+
+@pytest.mark.parametrize("make", [declared, lambda _, source, most: chunked(source, most)])
+def test_request_body_of_an_authorized_caller_is_discarded_up_to_the_maximum(
+    make: Callable[[int, Input, int], RequestBody],
+) -> None:
+    source = io.BytesIO(bytes(3_000_000))
+    body = make(3_000_000, source, 3_000_000)
+    body.accept()
+    body.read_ahead()
+    body.is_authorized = True
+    body.discard()
+    assert source.tell() == 3_000_000
+
+
+@pytest.mark.parametrize("length", [9, 100_000], ids=["small", "large"])
+def test_request_body_discard_ends_the_input_when_its_time_is_over(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_body, "_DISCARD_SECONDS", 0.05)
+    server, client = socket.socketpair()
+    with server, client, server.makefile("rb") as source:
+        client.sendall(b"a")
+        body = declared(length, source)
+        body.discard(lambda: server.shutdown(socket.SHUT_RD))  # or it waits for ever
+    assert list(body.rest()) == []
+
+
+def test_request_body_discard_leaves_an_input_alone_that_is_in_time() -> None:
+    ended: list[None] = []
+    body = declared(2, b"{}")
+    body.discard(lambda: ended.append(None))
+    assert (body.first, ended) == (b"{}", [])
 
 
 def test_request_body_discard_reads_nothing_past_it() -> None:

@@ -25,6 +25,7 @@ from wsgi_fal_proxy._core.exchange import Exchange, abandoned
 from wsgi_fal_proxy._core.record import NullRecorder, ObserverRecorder
 from wsgi_fal_proxy._core.response_body import ResponseBody
 from wsgi_fal_proxy._core.slots import Slots
+from wsgi_fal_proxy._downstream.connection import end_of_input
 from wsgi_fal_proxy._fal.headers import request_headers, response_headers
 from wsgi_fal_proxy._fal.key import Key, KeyFile
 from wsgi_fal_proxy._fal.operations import may_be_billed
@@ -101,7 +102,7 @@ class FalProxy:
         body = RequestBody(environ, self._max_body_bytes)
         if self._cors is not None:
             if self._cors.is_preflight(environ):
-                body.discard()
+                body.discard(end_of_input(environ))
                 return self._cors.preflight(environ, start_response)
             start_response = self._cors.sharing(environ, start_response)
         if not abandoned.queue.empty():
@@ -129,8 +130,10 @@ class FalProxy:
             policy.check_target(request)
         body.accept()  # rule 4
         body.read_ahead()
+        body.is_authorized = policy.has_no_rules
         if not policy.has_no_rules:
             exchange.identity = policy.identify(request)
+            body.is_authorized = True
             policy.check_body(request, body)
             exchange.refund = policy.charge(request, exchange.identity)
         headers = request_headers(  # rule 5
@@ -172,7 +175,7 @@ class FalProxy:
         """Answer with an error, and leave the client's connection in step."""
         try:
             exchange.fail(error)
-            exchange.body.discard()
+            exchange.body.discard(end_of_input(exchange.environ))
             pieces = error_response(error, exchange.environ, exchange.start_response)
         except BaseException:
             exchange.end("refused")

@@ -7,9 +7,11 @@ import socket
 import struct
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from wsgiref.types import WSGIEnvironment
 
 # waitress stores a method of its channel here, and the channel has the socket.
@@ -67,6 +69,27 @@ def bytes_written(environ: WSGIEnvironment) -> int | None:
     kept: int = getattr(_waitress_channel(environ), "total_outbufs_len", 0)
     written: int = sent - repeated + unsent + kept
     return written
+
+
+def end_of_input(environ: WSGIEnvironment) -> Callable[[], None] | None:
+    """Return what ends the input of the client's connection; None if the server hides it.
+
+    A read that waits for the client then returns, and the server closes the connection after the
+    answer. What is returned may be called on any thread and raises nothing.
+    """
+    fd, _ = client_connection(environ)
+    return None if fd is None else partial(_stop_receiving, fd)
+
+
+def _stop_receiving(fd: int) -> None:
+    # Not by the server's own socket: a TLS socket would stop to encrypt what it sends. Nor by one
+    # of gevent's, which belong to one thread.
+    with suppress(OSError):
+        connection = _socket.socket(fileno=fd)
+        try:
+            connection.shutdown(socket.SHUT_RD)
+        finally:
+            connection.detach()
 
 
 def break_framing(environ: WSGIEnvironment) -> None:

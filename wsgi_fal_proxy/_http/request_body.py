@@ -8,10 +8,10 @@ input that gives a small body again and then ends.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from wsgi_fal_proxy._process.unpatched import allocate_lock, start_new_thread
 from wsgi_fal_proxy.errors import (
     BodyIncomplete,
     BodyTooLarge,
@@ -20,7 +20,7 @@ from wsgi_fal_proxy.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from wsgiref.types import WSGIEnvironment
 
 PIECE_BYTES: Final = 65_536
@@ -30,8 +30,9 @@ BODY_HOLDER: Final = "wsgi_fal_proxy.body_holder"
 """The environ's key of a `BodyHolder`."""
 
 _UNUSABLE: Final = -1
-# At least this much of a refused request's body is read and dropped, whatever `max_bytes` is.
+# At most this much of a refused request's body is read and dropped before the caller is authorized.
 _DISCARDED_BYTES: Final = 1_048_576
+_DISCARD_SECONDS: Final = 5.0
 
 # The modules of inputs that end where the body does: seen with a2wsgi 1.10, modal 1.6, pyvoy 1.3,
 # asgiref 3.13. hypercorn and Starlette have a `BytesIO`. pyvoy hides Transfer-Encoding, and over
@@ -88,6 +89,7 @@ class RequestBody:
         "_is_terminated",
         "_max_bytes",
         "first",
+        "is_authorized",
         "length",
         "taken",
         "unread",
@@ -97,6 +99,9 @@ class RequestBody:
     """The first piece, once `read_ahead` has read it."""
     taken: int
     """Bytes that have been read in order to be relayed; 0 if a read has failed."""
+
+    is_authorized: bool
+    """Whether the caller may send a body, also if the call is then refused."""
 
     length: int | None
     """Bytes in the body; 0 without a body. None while it is unknown."""
@@ -110,6 +115,7 @@ class RequestBody:
         self._holder: BodyHolder | None = None
         self._max_bytes = max_bytes
         self.first = None
+        self.is_authorized = False
         self.taken = 0
         self.length = _declared_length(environ)
         # If no length is declared, the server ends the input, and one byte more than accepted
@@ -235,29 +241,46 @@ class RequestBody:
         detail = f"The request body is larger than the limit of {self._max_bytes} bytes."
         return BodyTooLarge(detail)
 
-    def discard(self) -> None:
+    def discard(self, end_input: Callable[[], object] | None = None) -> None:
         """Read and drop the unread body, so that the connection can carry the next request.
 
         Some servers leave this to the application. If a server closes a connection with unread
-        bytes, TCP resets it, and the client may not see the answer (RFC 9112 section 9.6). If the
-        body is far too large, the server has to deal with the rest.
+        bytes, TCP resets it, and the client may not see the answer (RFC 9112 section 9.6).
+
+        Before `is_authorized`, a body of more than 1 MiB is left to the server. So is the rest of
+        any body after 5 seconds, if the server hands over its connection.
+
+        Args:
+            end_input: Ends the input of the client's connection. A read that waits then returns.
+                It is called on another thread. None: the reads wait as long as the server lets
+                them.
         """
         if self.length == 0:
             return
         if self._input is None:
             self._open()
-        left = min(self.unread, max(2 * self._max_bytes, _DISCARDED_BYTES))
-        if self.first is None and self.length == left <= PIECE_BYTES:
-            with suppress(BodyIncomplete):
-                self.read_ahead()
-        else:
-            # Each server has its own errors. The answer stands.
-            with suppress(Exception):
-                while left > 0 and (piece := self._input.read(min(left, PIECE_BYTES))):
-                    left -= len(piece)
+        most = self._max_bytes + 1 if self.is_authorized else _DISCARDED_BYTES
+        # It cannot be brought to its end if it is declared larger.
+        left = min(self.unread, most) if self.length is None or self.unread <= most else 0
+        if left:
+            self._discard(left, end_input)
         if self.first is None:
             self._give_back()
         self.unread = 0
+
+    def _discard(self, left: int, end_input: Callable[[], object] | None) -> None:
+        clock = None if end_input is None else _Clock(_DISCARD_SECONDS, end_input)
+        try:
+            if self.first is None and self.length == left <= PIECE_BYTES:
+                self.read_ahead()
+            else:
+                while left > 0 and (piece := self._input.read(min(left, PIECE_BYTES))):
+                    left -= len(piece)
+        except Exception:  # noqa: BLE001, S110 - each server has its own errors; the answer stands
+            pass
+        finally:
+            if clock is not None:
+                clock.stop()
 
     def _open(self) -> None:
         """Find what gives the body: the server's input, or a framework that has read it."""
@@ -339,6 +362,31 @@ class RequestBody:
         """Read no further."""
         self.unread = self.taken = 0
         return BodyIncomplete(detail)
+
+
+class _Clock:
+    """Calls a function on a thread of the system after some seconds, unless it is stopped."""
+
+    def __init__(self, seconds: float, function: Callable[[], object]) -> None:
+        self._seconds = seconds
+        self._function = function
+        self._is_stopped = False
+        self._lock = allocate_lock()
+        self._waiting = allocate_lock()
+        self._waiting.acquire()
+        start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        if not self._waiting.acquire(timeout=self._seconds):
+            with self._lock:
+                if not self._is_stopped:
+                    self._function()
+
+    def stop(self) -> None:
+        """See that the function is not called from now on: the connection may be another's."""
+        with self._lock:
+            self._is_stopped = True
+        self._waiting.release()
 
 
 class _WerkzeugRequest:
