@@ -598,6 +598,16 @@ def test_upstream_hands_a_redirect_to_the_client_and_never_follows_it(tmp_path: 
     assert server.connections == 1
 
 
+def test_upstream_relays_an_answer_with_hundreds_of_fields(tmp_path: Path) -> None:
+    # As much as fal lets an app set: 16 KiB.
+    lines = [b"X-Field-%d: %d" % (number, number) for number in range(900)]
+    answer = b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b"Content-Length: 2", b"", b"{}"])
+    with RawServer(answering(answer)) as server:
+        status, headers, _ = get(proxy_to(server, tmp_path))
+    assert status == "200 OK"
+    assert [headers[f"X-Field-{number}"] for number in range(900)] == [*map(str, range(900))]
+
+
 def test_upstream_skips_interim_answers(tmp_path: Path) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
     with RawServer(answering(interim + OK)) as server:

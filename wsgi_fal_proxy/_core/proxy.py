@@ -26,6 +26,7 @@ from wsgi_fal_proxy._core.record import NullRecorder, ObserverRecorder
 from wsgi_fal_proxy._core.response_body import ResponseBody
 from wsgi_fal_proxy._core.slots import Slots
 from wsgi_fal_proxy._downstream.connection import end_of_input
+from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._fal.headers import request_headers, response_headers
 from wsgi_fal_proxy._fal.key import Key, KeyFile
 from wsgi_fal_proxy._fal.operations import may_be_billed
@@ -34,6 +35,7 @@ from wsgi_fal_proxy._http.content_coding import content_coding, decoded
 from wsgi_fal_proxy._http.fields import environ_key
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._policy.policy import Policy
+from wsgi_fal_proxy._process.unpatched import is_patched
 from wsgi_fal_proxy._settings.docstring import documents_options
 from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy._upstream.client import Upstream
@@ -217,7 +219,20 @@ class FalProxy:
 
 
 live_proxies: Final[WeakSet[FalProxy]] = WeakSet()
-"""All live proxies. The command uses this to see whether an app has made one."""
+"""All live proxies. The command sees in it whether an app has made one, the watcher what to reap."""
+
+
+def _reap_from_watcher() -> None:
+    """Close connections that fal has closed, on the watcher's thread.
+
+    Not under gevent, where sockets are for other threads alone. There, calls do so.
+    """
+    if not is_patched():
+        for proxy in list(live_proxies):
+            proxy._upstream.reap()  # noqa: SLF001 - the class's own module
+
+
+watcher.at_each_tick(_reap_from_watcher)
 
 
 def _phrase(status: int) -> str:

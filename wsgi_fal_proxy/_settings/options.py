@@ -265,9 +265,9 @@ class Settings:
         example="5",
         help=(
             "Seconds to connect to fal. They cover all of the host's addresses and the TLS"
-            " handshake together. They do not bound the name lookup. If you give a"
-            " `pool_manager`, they apply to each address, and again to the handshake. `None`: as"
-            " long as the system waits."
+            " handshake together. They begin after the name lookup, which only `total_timeout`"
+            " bounds. If the `pool_manager` dials in its own way, such as for SOCKS, they apply to"
+            " each address, and again to the handshake. `None`: as long as the system waits."
         ),
     )
     read_timeout: float | None = option(

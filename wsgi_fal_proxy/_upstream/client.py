@@ -115,9 +115,13 @@ class Upstream:
                 raise _with_real_reason(call, error) from error.__cause__
             raise
 
+    def reap(self) -> None:
+        """Close the kept connections that fal has closed, and those that are too old."""
+        self._pools.reap()
+
     def _connect(self, call: Call, pool: RelayPool, connection: Connection, host: str) -> None:
         try:
-            pool.connect(connection, call.at_most(self._connect_timeout))
+            pool.connect(call, connection, self._connect_timeout)
         except WHILE_CONNECTING as error:
             raise connect_error(error) from error
         call.allow_abort()

@@ -1,4 +1,4 @@
-"""Making a connection within its timeout, and telling whether a kept one is still good."""
+"""Making a connection within its timeout, and keeping it as long as it is good."""
 
 from __future__ import annotations
 
@@ -17,21 +17,66 @@ from urllib3.exceptions import (
 )
 
 from wsgi_fal_proxy._process.unpatched import poll
+from wsgi_fal_proxy._upstream.dial import dial
 from wsgi_fal_proxy._upstream.egress import Tunnelled
 from wsgi_fal_proxy._upstream.wire import seconds_left
 
 Connection = HTTPConnection | HTTPSConnection
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from wsgi_fal_proxy._upstream.dial import AddressInfo
+    from wsgi_fal_proxy._upstream.lookup import Lookup
+
     _Base = HTTPConnection
 else:
     _Base = object
 
 
-class _Checked(_Base):
-    """A connection that tells at little cost whether it is still good."""
+MAX_IDLE_SECONDS: Final = 55.0
+"""How long a connection is kept unused. The shortest usual fronts close theirs after 60 seconds
+(AWS's load balancers), and a request that is sent at that moment fails and must not be repeated.
+NATs and firewalls forget connections after 60 seconds to some minutes (Azure: 4)."""
+_KEEPALIVE: Final = {
+    # Seconds of silence before a probe is sent, both while a connection is kept and while a run is
+    # silent: a NAT under pressure may forget a silent connection much sooner than it promises.
+    "TCP_KEEPIDLE": 3,
+    "TCP_KEEPALIVE": 3,  # macOS's name
+    # Seconds to the next probe. Linux waits as long after a probe that was answered.
+    "TCP_KEEPINTVL": 3,
+    # After as many without an answer, the other side counts as gone: after a minute, so that a run
+    # that is paid for outlives a shorter outage of the network.
+    "TCP_KEEPCNT": 20,
+}
+KEEPALIVE_OPTIONS: Final = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _KEEPALIVE.items()
+        if hasattr(socket, name)
+    ),
+]
+"""Socket options for TCP keepalive."""
 
-    _readiness: Any = None
+
+class _Checked(_Base):
+    """A connection that tells at little cost whether it is still good.
+
+    Attributes:
+        usable_until: The `time.monotonic()` at which a kept connection is too old to be used.
+    """
+
+    # Faster than in the dictionary of an instance with so many attributes.
+    __slots__ = ("_readiness", "usable_until")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.usable_until: float = float("inf")
+        self._readiness: Any = None
+
+    def look_up(self, lookup: Lookup, deadline: float | None) -> None:
+        """Look up nothing: a class that dials in its own way does that, too. See `_Dialled`."""
 
     def connect(self) -> None:
         """Connect; see `HTTPConnection`."""
@@ -53,43 +98,62 @@ class _Checked(_Base):
 class _Dialled(_Base):
     """A connection whose timeout bounds all addresses of the host and TLS together."""
 
+    _lookup: Lookup | None = None
+    _addresses: Sequence[AddressInfo] = ()
+    _address: AddressInfo | None = None
+
+    def look_up(self, lookup: Lookup, deadline: float | None) -> None:
+        """Look up the addresses that `connect` dials. `timeout` does not bound this.
+
+        Args:
+            lookup: Knows the addresses of this connection's host.
+            deadline: The `time.monotonic()` at which the lookup must end. None: no limit.
+
+        Raises:
+            HTTPError: The lookup failed.
+        """
+        try:
+            self._addresses = lookup.addresses(self._dns_host, self.port, deadline)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except OSError as error:
+            raise _connect_error(self, error) from error
+        if not self._addresses:
+            raise NewConnectionError(self, "the name has no address")
+        self._lookup = lookup
+
+    def connect(self) -> None:
+        """Connect; see `HTTPConnection`."""
+        self._address = None
+        try:
+            super().connect()
+        except Exception:
+            if self._lookup is not None:
+                self._lookup.failed(self._address)
+            raise
+        if self._lookup is not None:
+            self._lookup.worked(self._address)
+
     def _new_conn(self) -> socket.socket:
         timeout: Any = self.timeout
         deadline = None if timeout is None else monotonic() + timeout
         try:
-            found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
-        except socket.gaierror as error:
-            raise NameResolutionError(self.host, self, error) from error
-        for waiting, (family, kind, protocol, _, address) in zip(
-            range(len(found), 0, -1), found, strict=True
-        ):
-            sock: socket.socket | None = None
-            try:
-                # This fails if the system lacks the family, such as IPv6.
-                sock = socket.socket(family, kind, protocol)
-                for option in self.socket_options or ():
-                    sock.setsockopt(*option)
-                if self.source_address:
-                    sock.bind(self.source_address)
-                # A dead address leaves the next ones their share of the time.
-                left = seconds_left(deadline)
-                sock.settimeout(None if left is None else left / waiting)
-                sock.connect(address)
-                # For TLS, to which urllib3 gives no timeout of its own.
-                sock.settimeout(seconds_left(deadline))
-            except OSError as error:
-                if sock is not None:
-                    sock.close()
-                if waiting == 1:
-                    raise _connect_error(self, error) from error
-            else:
-                return sock
-        raise NewConnectionError(self, "the name has no address")
+            sock, self._address = dial(
+                self._addresses,
+                deadline=deadline,
+                options=self.socket_options,
+                source_address=self.source_address,
+            )
+        except OSError as error:
+            raise _connect_error(self, error) from error
+        # For TLS, to which urllib3 gives no timeout of its own.
+        sock.settimeout(seconds_left(deadline))
+        return sock
 
 
 def _connect_error(connection: HTTPConnection, error: OSError) -> HTTPError:
     if isinstance(error, TimeoutError):
-        return ConnectTimeoutError(connection, "the connect timeout ran out")
+        return ConnectTimeoutError(connection, str(error))
     return NewConnectionError(connection, str(error))
 
 
@@ -102,5 +166,5 @@ def connection_class(base: type[Any]) -> type[Any]:
             through a SOCKS proxy, keeps that.
     """
     dials_itself = base._new_conn is not HTTPConnection._new_conn  # noqa: SLF001 - see `pool`
-    mixins: Final = (_Checked, Tunnelled) if dials_itself else (_Checked, Tunnelled, _Dialled)
+    mixins: Final = (Tunnelled, _Checked) if dials_itself else (Tunnelled, _Dialled, _Checked)
     return type("RelayConnection", (*mixins, base), {})

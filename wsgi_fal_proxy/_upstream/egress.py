@@ -31,6 +31,7 @@ from wsgi_fal_proxy.errors import (
 if TYPE_CHECKING:
     from urllib3.connection import HTTPSConnection
 
+    from wsgi_fal_proxy._upstream.lookup import Lookup
     from wsgi_fal_proxy.errors import GatewayError
 
     _Base = HTTPSConnection
@@ -187,6 +188,21 @@ class Tunnelled(_Base):
     _is_at_egress: bool = False
     _deadline: float | None = None
 
+    def look_up(self, lookup: Lookup, deadline: float | None) -> None:
+        """Look up the egress proxy's name, if there is one, else the target's.
+
+        Raises:
+            GatewayError: The egress proxy is at fault.
+            HTTPError: The target's name could not be looked up.
+        """
+        untyped: Any = super()
+        self._is_at_egress = self.proxy is not None
+        try:
+            untyped.look_up(lookup, deadline)
+        except WHILE_CONNECTING as error:
+            self._blame_egress(error)
+            raise
+
     def connect(self) -> None:
         """Connect; see `HTTPSConnection`.
 
@@ -194,19 +210,23 @@ class Tunnelled(_Base):
             GatewayError: The egress proxy is at fault.
             Exception: One of `errors.WHILE_CONNECTING`, which the target is to blame for.
         """
-        # Only this one has it, of urllib3's connections.
-        is_socks = hasattr(self, "_socks_options")
         self._is_at_egress = self._tunnel_host is not None
         timeout: Any = self.timeout
         self._deadline = None if timeout is None else monotonic() + timeout
         try:
             super().connect()
         except WHILE_CONNECTING as error:
-            blamed = connect_error(error)
-            sentences = _AT_EGRESS if self._is_at_egress else _BY_SOCKS if is_socks else {}
-            if type(blamed) in sentences:
-                raise type(blamed)(sentences[type(blamed)]) from error
+            self._blame_egress(error)
             raise
+
+    def _blame_egress(self, error: BaseException) -> None:
+        """Raise an error of ours, if the egress proxy is at fault."""
+        # Only this one has it, of urllib3's connections.
+        is_socks = hasattr(self, "_socks_options")
+        blamed = connect_error(error)
+        sentences = _AT_EGRESS if self._is_at_egress else _BY_SOCKS if is_socks else {}
+        if type(blamed) in sentences:
+            raise type(blamed)(sentences[type(blamed)]) from error
 
     def _tunnel(self) -> None:
         name = f"{self._tunnel_host}:{self._tunnel_port}"

@@ -15,7 +15,9 @@ urllib3's major version is bounded, and why tests run on its oldest supported an
 from __future__ import annotations
 
 import copy
+import select
 import weakref
+from contextlib import suppress
 from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -24,10 +26,18 @@ import urllib3
 from urllib3.exceptions import EmptyPoolError
 
 from wsgi_fal_proxy._process.fork import reset_in_children
-from wsgi_fal_proxy._upstream.connect import connection_class
+from wsgi_fal_proxy._process.unpatched import poll
+from wsgi_fal_proxy._upstream.connect import (
+    KEEPALIVE_OPTIONS,
+    MAX_IDLE_SECONDS,
+    connection_class,
+)
+from wsgi_fal_proxy._upstream.lookup import Lookup
 from wsgi_fal_proxy.errors import RelayFull
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from urllib3.connectionpool import HTTPConnectionPool
 
     from wsgi_fal_proxy._upstream.call import Call
@@ -39,6 +49,11 @@ _MOST_HOSTS: Final = 32
 # Connections that are kept for each host: at least as many as any usual server process has threads
 # or greenlets.
 _MOST_KEPT: Final = 1_000
+# A pool looks at most this often, in seconds, for connections to close. The watcher's thread asks
+# it to about once a second.
+_REAP_SECONDS: Final = 0.5
+# Connections that a call looks at then, so that no call pays for a burst before it.
+_REAPED_BY_A_CALL: Final = 64
 
 
 class Pools:
@@ -74,6 +89,11 @@ class Pools:
         if len(self.proven) > _MOST_HOSTS:
             idle = min(list(self.proven), key=lambda name: self.proven[name].released_at)
             self.proven.pop(idle).close()
+
+    def reap(self) -> None:
+        """Close the kept connections that fal has closed, and those that are too old."""
+        for pool in list(self.proven.values()):
+            pool.reap()
 
     def reset_after_fork(self) -> None:
         """Begin with no connection: those that there are belong to the parent."""
@@ -116,14 +136,25 @@ class RelayPool(_Base):
         released_at: `time.monotonic()` when a connection last came back.
     """
 
+    # An instance with more than 30 attributes besides its slots is slower on CPython.
+    __slots__ = ("_kept", "_lookup", "_most_kept", "_reap_at", "_reaped_to", "released_at")
+
     def __init__(self, host: str, port: int | None = None, **options: Any) -> None:
         self._most_kept: int = options.get("maxsize", _MOST_KEPT)
         if not options.get("block"):
             # The queue is not used, and urllib3 would fill it.
             options["maxsize"] = 1
+        if "socket_options" not in options:
+            # What urllib3 would set, and keepalive.
+            usual = [] if options.get("_proxy") else self.ConnectionCls.default_socket_options
+            options["socket_options"] = [*usual, *KEEPALIVE_OPTIONS]
         super().__init__(host, port, **options)
         self.released_at: float = monotonic()
+        self._lookup = Lookup()
+        # In the order of their release, but for those that were put back.
         self._kept: list[Any] = []
+        self._reap_at = 0.0
+        self._reaped_to = 0
         # As urllib3 does for its queue: to drop a pool closes its connections.
         weakref.finalize(self, _close_all, self._kept).atexit = False
 
@@ -137,16 +168,20 @@ class RelayPool(_Base):
         Raises:
             RelayFull: The size is a bound, and all connections are in use.
         """
-        connection: Connection
+        connection: Any
         try:
             connection = self._taken(call, seconds) if self.block else self._kept.pop()
         except IndexError:
             connection = self._made()
         else:
-            if not connection.is_connected:
+            now = monotonic()
+            if now >= connection.usable_until or not connection.is_connected:
                 connection.close()
+            if self._kept and now >= self._reap_at:
+                self.reap(_REAPED_BY_A_CALL)
         call.hold_connection(self, connection)
-        return connection
+        held: Connection = connection
+        return held
 
     def _made(self) -> Any:
         return self._new_conn()
@@ -157,14 +192,20 @@ class RelayPool(_Base):
         except EmptyPoolError as error:
             raise RelayFull from error
 
-    def connect(self, connection: Connection, timeout_seconds: float | None) -> None:
+    def connect(self, call: Call, connection: Connection, seconds: float | None) -> None:
         """Connect: through the proxy, if there is one, and with TLS.
+
+        Args:
+            call: Its deadline bounds the lookup, too.
+            connection: One of this pool's.
+            seconds: How long it may take after the lookup. None: no limit.
 
         Raises:
             Exception: One of `errors.WHILE_CONNECTING`.
         """
         untyped: Any = connection
-        untyped.timeout = timeout_seconds
+        untyped.look_up(self._lookup, call.deadline)
+        untyped.timeout = call.at_most(seconds)
         if self.proxy is not None:
             self._prepare_proxy(untyped)
         self._validate_conn(untyped)
@@ -177,13 +218,51 @@ class RelayPool(_Base):
 
     def release(self, connection: Connection) -> None:
         """Take a connection back. A closed one connects again when it is used."""
-        self.released_at = monotonic()
+        untyped: Any = connection
+        self.released_at = now = monotonic()
+        untyped.usable_until = now + MAX_IDLE_SECONDS
         if self.block:
-            self._put_conn(connection)
+            self._put_conn(untyped)
         elif len(self._kept) >= self._most_kept:
             connection.close()
         else:
             self._kept.append(connection)
+
+    def reap(self, most: int | None = None) -> None:
+        """Close the kept connections that fal has closed, and those that are too old.
+
+        It may run on any thread. It does nothing if it has just run.
+
+        Args:
+            most: How many connections it looks at. The next time, it goes on from there. None: all.
+        """
+        now = monotonic()
+        if now < self._reap_at:
+            return
+        self._reap_at = now + _REAP_SECONDS
+        if self.block:
+            self._reap_queue(now)
+            return
+        begin = 0 if most is None or self._reaped_to >= len(self._kept) else self._reaped_to
+        looked_at = self._kept[begin : None if most is None else begin + most]
+        self._reaped_to = begin + len(looked_at)
+        for connection in _gone(looked_at, now):
+            self._reaped_to -= 1
+            # If a call has taken it, it is the call's to close.
+            with suppress(ValueError):
+                self._kept.remove(connection)
+                # A call may have used it in between.
+                if now < connection.usable_until and connection.is_connected:
+                    self._kept.append(connection)
+                else:
+                    connection.close()
+
+    def _reap_queue(self, now: float) -> None:
+        """Do so in urllib3's queue, where a closed connection keeps its place."""
+        if self.pool is not None:
+            with self.pool.mutex:
+                for connection in _gone(filter(None, self.pool.queue), now):
+                    connection.close()
 
     def close(self) -> None:
         """Close the connections that are kept, and those that are in use when they come back."""
@@ -195,6 +274,28 @@ class RelayPool(_Base):
         """Close this process's copies of the connections that another process uses."""
         self._most_kept = 0
         _close_all(self._kept)
+
+
+def _gone(connections: Iterable[Any], now: float) -> list[Any]:
+    """Give those that cannot be used again. A call may take one meanwhile."""
+    gone: list[Any] = []
+    watched: dict[int, Any] = {}
+    # Not a connection's own, which the call that takes it uses.
+    readiness = None if poll is None else poll()
+    for connection in connections:
+        sock = connection.sock
+        if sock is None:
+            continue
+        if now >= connection.usable_until:
+            gone.append(connection)
+        elif readiness is not None:
+            # If the call that took it has closed it, it has no descriptor.
+            with suppress(OSError, ValueError):
+                watched[fd := sock.fileno()] = connection
+                readiness.register(fd, select.POLLIN)
+    if readiness is not None:
+        gone += [watched[fd] for fd, _ in readiness.poll(0)]
+    return gone
 
 
 def _close_all(connections: list[Any]) -> None:
