@@ -230,7 +230,7 @@ def test_urllib3_manager_makes_pools_by_what_its_copy_replaces() -> None:
     pytest.importorskip("socks")
     for manager in managers():
         pools = Pools(manager)
-        made: Any = pools.make("fal.run")
+        made: Any = pools.pool_for("fal.run")
         of_the_manager = manager.connection_from_host("fal.run", 443, "https")
         assert isinstance(made, RelayPool)
         assert isinstance(made, type(of_the_manager))
@@ -238,7 +238,7 @@ def test_urllib3_manager_makes_pools_by_what_its_copy_replaces() -> None:
         assert made.proxy == of_the_manager.proxy
         assert list(manager.pools.keys()) == list(pools._own.pools.keys())
         manager.clear()
-        assert pools.make("fal.run") is made
+        assert pools.pool_for("fal.run") is made
 
 
 # Python.

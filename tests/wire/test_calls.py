@@ -348,7 +348,7 @@ def test_upstream_answers_502_if_all_addresses_refuse(monkeypatch: pytest.Monkey
 
 
 def test_pool_manager_by_default_makes_connections_of_ours() -> None:
-    pool = FalProxy(key="k")._upstream._pools.make("fal.run")
+    pool = FalProxy(key="k")._upstream._pools.pool_for("fal.run")
     assert isinstance(pool, RelayPool)
     assert issubclass(pool.ConnectionCls, _Checked)
     assert issubclass(pool.ConnectionCls, _Dialled)

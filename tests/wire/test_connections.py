@@ -34,7 +34,7 @@ def proxy_to(server: RawServer, directory: Path, **options: Any) -> FalProxy:
 
 
 def kept(proxy: FalProxy) -> list[Any]:
-    (pool,) = proxy._upstream._pools.proven.values()
+    (pool,) = proxy._upstream._pools.connected.values()
     queue: Any = pool.pool
     return pool._kept if not pool.block else [one for one in queue.queue if one is not None]
 
@@ -154,7 +154,7 @@ def test_a_connection_that_a_call_has_taken_meanwhile_is_left_to_it(
     with RawServer(answering(OK, OK)) as server:
         proxy = proxy_to(server, tmp_path)
         get(proxy)
-        (pool,) = proxy._upstream._pools.proven.values()
+        (pool,) = proxy._upstream._pools.connected.values()
         (connection,) = pool._kept
         # One that was found gone, and was used before it could be closed.
         monkeypatch.setattr(pool_module, "_gone", lambda *_: [connection])
@@ -264,7 +264,7 @@ def test_dead_addresses_delay_a_connection_by_a_moment_and_only_once(
         assert get(proxy) == ("200 OK", None)
         # A share of the time for each of them was 15 seconds.
         assert monotonic() - began < WAIT_SECONDS
-        (pool,) = proxy._upstream._pools.proven.values()
+        (pool,) = proxy._upstream._pools.connected.values()
         first = pool._lookup.addresses("fal.run", 443, None)[0]
         assert first[-1] == ("127.0.0.1", server.port)
         proxy._upstream._pools.reset_after_fork()

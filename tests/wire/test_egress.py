@@ -51,7 +51,7 @@ def get(proxy: FalProxy, target: str = RUN) -> tuple[str, dict[str, str], bytes]
 
 
 def close(proxy: FalProxy) -> None:
-    for pool in proxy._upstream._pools.proven.values():
+    for pool in proxy._upstream._pools.connected.values():
         pool.close()
 
 

@@ -7,6 +7,7 @@ import io
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from types import SimpleNamespace
@@ -153,8 +154,6 @@ def test_call_gives_the_connection_back_though_its_close_fails(tmp_path: Path) -
         connection.close = close_and_fail
         content.close()
         assert closed == [True]
-        pool = proxy._upstream._pools.proven["fal.run"]
-        assert pool._kept == [connection]
         del connection.close
         # And so is the slot.
         start(proxy).close()
@@ -287,7 +286,7 @@ def test_pool_manager_for_socks_keeps_its_own_way_of_dialling() -> None:
     from urllib3.contrib.socks import SOCKSConnection, SOCKSProxyManager  # noqa: PLC0415
 
     proxy = FalProxy(key="k", pool_manager=SOCKSProxyManager("socks5h://127.0.0.1:1"))
-    connections: Any = proxy._upstream._pools.make("fal.run").ConnectionCls
+    connections: Any = proxy._upstream._pools.pool_for("fal.run").ConnectionCls
     assert connections._new_conn is SOCKSConnection._new_conn
     assert get(proxy)[1]["x-fal-proxy-error"] == "upstream_unreachable"
 
@@ -328,3 +327,29 @@ def test_response_is_safe_to_iterate_when_its_content_begins_malformed(tmp_path:
         "500 Internal Server Error",
         "upstream_malformed",
     )
+
+
+def test_pools_of_many_hosts_make_room_and_a_host_that_lost_its_pool_gets_another(
+    tmp_path: Path,
+) -> None:
+    def script(connection: Connection) -> None:
+        while True:
+            connection.read_request()
+            connection.send(OK)
+
+    with RawServer(script) as server:
+        proxy = proxy_to(server, tmp_path)
+        pools = proxy._upstream._pools
+        urls = [f"https://h{number}.fal.run/" for number in range(40)]
+        with ThreadPoolExecutor(8) as threads:
+            statuses = threads.map(lambda url: get(proxy, HTTP_X_FAL_TARGET_URL=url)[0], urls * 2)
+            assert set(statuses) == {"200 OK"}
+        assert len(pools.connected) <= 32
+        (lost, *_) = {url[8:-1] for url in urls} - set(pools.connected)
+        # It has been closed, but the manager has it still.
+        assert not pools.pool_for(lost).is_closed
+        connections = server.connections
+        for _ in range(2):
+            assert get(proxy, HTTP_X_FAL_TARGET_URL=f"https://{lost}/")[0] == "200 OK"
+        assert server.connections == connections + 1
+        pools.reset_after_fork()

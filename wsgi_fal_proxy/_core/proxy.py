@@ -219,13 +219,13 @@ class FalProxy:
 
 
 live_proxies: Final[WeakSet[FalProxy]] = WeakSet()
-"""All live proxies. The command sees in it whether an app has made one, the watcher what to reap."""
+"""All live proxies: the command looks whether an app has made one, the watcher reaps for them."""
 
 
 def _reap_from_watcher() -> None:
     """Close connections that fal has closed, on the watcher's thread.
 
-    Not under gevent, where sockets are for other threads alone. There, calls do so.
+    Not under gevent: there only the thread that made a socket may use it, and calls do so.
     """
     if not is_patched():
         for proxy in list(live_proxies):

@@ -95,7 +95,7 @@ class Upstream:
         """
         message = _opening(request, headers, body)
         host = request.target.host
-        pool = self._pools.proven.get(host) or self._pools.make(host)
+        pool = self._pools.connected.get(host) or self._pools.pool_for(host)
         connection = pool.acquire(call, self._connect_timeout)
         was_kept = connection.sock is not None
         try:
@@ -125,7 +125,7 @@ class Upstream:
         except WHILE_CONNECTING as error:
             raise connect_error(error) from error
         call.allow_abort()
-        self._pools.keep(host, pool)
+        self._pools.add(host, pool)
 
     def _send_and_read_head(
         self, call: Call, connection: Connection, message: h1.RequestHead, body: RequestBody

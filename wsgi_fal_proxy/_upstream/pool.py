@@ -60,50 +60,56 @@ class Pools:
     """One pool for each host that is called.
 
     Any name under fal's domains is a host, whether it exists or not. So the pools of hosts that
-    have answered are kept apart: a host that has not cannot push them out.
+    have accepted a connection are kept apart: other names cannot push them out.
 
     Args:
-        manager: By its rules the pools are made. It is not changed.
+        manager: The manager whose settings the pools use. It is not changed.
 
     Attributes:
-        proven: The pools of the hosts that have answered.
+        connected: The pools of the hosts that have accepted a connection.
     """
 
     def __init__(self, manager: urllib3.PoolManager) -> None:
         self._manager = manager
         self._own = _own(manager)
-        self.proven: dict[str, RelayPool] = {}
+        self.connected: dict[str, RelayPool] = {}
         reset_in_children(self)
 
-    def make(self, host: str) -> RelayPool:
-        """Give the pool of a host that is not among the proven ones."""
-        made: Any = self._own.connection_from_host(host, _PORT, "https")
-        pool: RelayPool = made
-        return pool
+    def pool_for(self, host: str) -> RelayPool:
+        """Return the pool of a host that is not among the connected ones."""
+        pool: Any = self._own.connection_from_host(host, _PORT, "https")
+        if pool.is_closed:
+            # It was closed to make room, and the manager still knows it.
+            self._own.pools.clear()
+            pool = self._own.connection_from_host(host, _PORT, "https")
+        relay_pool: RelayPool = pool
+        return relay_pool
 
-    def keep(self, host: str, pool: RelayPool) -> None:
+    def add(self, host: str, pool: RelayPool) -> None:
         """Keep the pool of a host to which a connection was made."""
-        if host in self.proven:
+        if host in self.connected:
             return
-        self.proven[host] = pool
-        if len(self.proven) > _MOST_HOSTS:
-            idle = min(list(self.proven), key=lambda name: self.proven[name].released_at)
-            self.proven.pop(idle).close()
+        self.connected[host] = pool
+        if len(self.connected) > _MOST_HOSTS:
+            # Another thread may do so at the same time.
+            idle, _ = min(list(self.connected.items()), key=lambda item: item[1].released_at)
+            if closed := self.connected.pop(idle, None):
+                closed.close()
 
     def reap(self) -> None:
         """Close the kept connections that fal has closed, and those that are too old."""
-        for pool in list(self.proven.values()):
+        for pool in list(self.connected.values()):
             pool.reap()
 
     def reset_after_fork(self) -> None:
         """Begin with no connection: those that there are belong to the parent."""
-        # A thread of the parent may have held a lock in here. To free such an object takes the
-        # lock, too.
-        _left_behind.append((self._own, self.proven))
-        for pool in self.proven.values():
+        # Keep the parent's pools for ever: to free one takes its lock, which another thread may
+        # have held at the fork.
+        _left_behind.append((self._own, self.connected))
+        for pool in self.connected.values():
             pool.forget()
         self._own = _own(self._manager)
-        self.proven = {}
+        self.connected = {}
 
 
 _left_behind: Final[list[object]] = []
@@ -155,11 +161,11 @@ class RelayPool(_Base):
         self._kept: list[Any] = []
         self._reap_at = 0.0
         self._reaped_to = 0
-        # As urllib3 does for its queue: to drop a pool closes its connections.
+        # As urllib3 does for its queue: when a pool is freed, its connections are closed.
         weakref.finalize(self, _close_all, self._kept).atexit = False
 
     def acquire(self, call: Call, seconds: float | None) -> Connection:
-        """Give a call the connection that came back last, or a new one that is not connected yet.
+        """Return the connection that came back last, or a new one that is not connected yet.
 
         Args:
             call: It holds the connection until its release. Its deadline bounds the wait, too.
@@ -217,13 +223,16 @@ class RelayPool(_Base):
             untyped.sock.suppress_ragged_eofs = False
 
     def release(self, connection: Connection) -> None:
-        """Take a connection back. A closed one connects again when it is used."""
+        """Take a connection back.
+
+        A closed one is dropped, unless the pool's size is a bound: then it keeps its place.
+        """
         untyped: Any = connection
         self.released_at = now = monotonic()
         untyped.usable_until = now + MAX_IDLE_SECONDS
         if self.block:
             self._put_conn(untyped)
-        elif len(self._kept) >= self._most_kept:
+        elif connection.sock is None or len(self._kept) >= self._most_kept:
             connection.close()
         else:
             self._kept.append(connection)
@@ -264,6 +273,11 @@ class RelayPool(_Base):
                 for connection in _gone(filter(None, self.pool.queue), now):
                     connection.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it keeps no connection any more."""
+        return self._most_kept == 0
+
     def close(self) -> None:
         """Close the connections that are kept, and those that are in use when they come back."""
         self._most_kept = 0
@@ -277,7 +291,7 @@ class RelayPool(_Base):
 
 
 def _gone(connections: Iterable[Any], now: float) -> list[Any]:
-    """Give those that cannot be used again. A call may take one meanwhile."""
+    """Return those that cannot be used again. A call may take one meanwhile."""
     gone: list[Any] = []
     watched: dict[int, Any] = {}
     # Not a connection's own, which the call that takes it uses.
