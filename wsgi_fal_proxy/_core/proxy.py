@@ -93,6 +93,7 @@ class FalProxy:
             egress_proxy=settings.egress_proxy,
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
+            backup_domains=settings.backup_domains,
         )
         most = settings.max_concurrent
         self._slots = None if most is None else Slots(most)
@@ -216,7 +217,7 @@ class FalProxy:
 
 
 live_proxies: Final[WeakSet[FalProxy]] = WeakSet()
-"""All live proxies. The command sees in it whether an app has made one, the watcher what to reap."""
+"""All live proxies, for the command and the watcher."""
 
 
 def _reap_from_watcher() -> None:
