@@ -318,7 +318,7 @@ def test_standalone_goes_directly_where_the_environment_says_so(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    headers = get(StandaloneProxy(key="k").proxy)[1]
+    headers = get(StandaloneProxy(key="k", backup_domains=False).proxy)[1]
     assert network.lookups == ["fal.run"]
     assert headers["x-fal-proxy-error"] == "upstream_unresolvable"
 

@@ -94,6 +94,7 @@ class FalProxy:
             egress_proxy=settings.egress_proxy,
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
+            backup_domains=settings.backup_domains,
         )
         most = settings.max_concurrent
         self._slots = None if most is None else Slots(most)

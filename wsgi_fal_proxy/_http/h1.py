@@ -83,6 +83,12 @@ def request_head(
     )
 
 
+def with_host(head: RequestHead, host: str, other: str) -> RequestHead:
+    """Write another name into a request head's `Host`."""
+    old, new = f"\r\nHost: {host}\r\n".encode(), f"\r\nHost: {other}\r\n".encode()
+    return RequestHead(head.replace(old, new, 1))
+
+
 def chunk(piece: bytes) -> bytes:
     """Frame one non-empty piece of a body of unknown length (RFC 9112 section 7.1)."""
     return b"%x\r\n%b\r\n" % (len(piece), piece)

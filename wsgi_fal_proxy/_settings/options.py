@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         max_body_bytes: int
         forward_headers: Collection[str]
         egress_proxy: str | None
+        backup_domains: bool
         pool_manager: urllib3.PoolManager | None
 
 
@@ -338,6 +339,19 @@ class Settings:
             " `HTTPS_PROXY` and `NO_PROXY` say, as for curl and requests; the stand-alone proxy"
             " does so by default. `none`: calls go to fal directly. `None`: likewise, and the"
             " proxy warns if `HTTPS_PROXY` is set."
+        ),
+    )
+    backup_domains: bool = option(
+        True,
+        check=checks.switch,
+        parse=text.switch,
+        example="false",
+        help=(
+            "Whether to try fal's backup domain if `fal.run` or `queue.fal.run` does not resolve or"
+            " connect: `falrun.com` or `queue.falrun.com`, once, before anything is sent, as fal's"
+            " own Python client does. `connect_timeout` then applies to each domain, and is at most"
+            " 5 seconds. While a main domain fails, its backup goes first. An egress proxy"
+            " gets no such calls. `False`: only the target's own host is called."
         ),
     )
     pool_manager: urllib3.PoolManager | None = option(

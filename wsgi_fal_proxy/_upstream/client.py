@@ -8,11 +8,12 @@ methods encode the query again, cannot be bounded by a wall clock, and read resp
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from urllib3.util.ssltransport import SSLTransport
 
 from wsgi_fal_proxy._http import h1
+from wsgi_fal_proxy._upstream.backup import CONNECT_SECONDS, Backups
 from wsgi_fal_proxy._upstream.errors import (
     BEFORE_THE_HEAD,
     WHILE_CONNECTING,
@@ -50,6 +51,15 @@ if TYPE_CHECKING:
 _EARLY_ANSWER_SECONDS: Final = 1.0
 
 
+class _Reached(NamedTuple):
+    """A connection to fal, and whether an earlier call has used it."""
+
+    pool: RelayPool
+    connection: Connection
+    domain: str
+    was_kept: bool
+
+
 class Upstream:
     """Sends requests to accepted targets over kept connections.
 
@@ -58,6 +68,7 @@ class Upstream:
         egress_proxy: The option of this name.
         connect_timeout: Seconds to connect. None: no limit.
         read_timeout: Seconds for the response head, and then for each piece. None: no limit.
+        backup_domains: The option of this name.
 
     Attributes:
         way: How calls reach fal.
@@ -73,7 +84,9 @@ class Upstream:
         egress_proxy: str | None,
         connect_timeout: float | None,
         read_timeout: float | None,
+        backup_domains: bool,
     ) -> None:
+        self._backups = Backups() if backup_domains else None
         self.way: Way = way_to_fal(manager, egress_proxy)
         self._pools = Pools(self.way.manager)
         self._connect_timeout = connect_timeout
@@ -94,20 +107,22 @@ class Upstream:
             BodyTooLarge: Likewise.
         """
         message = _opening(request, headers, body)
-        host = request.target.host
+        host = domain = request.target.host
         pool = self._pools.connected.get(host) or self._pools.pool_for(host)
         connection = pool.acquire(call, self._connect_timeout)
         was_kept = connection.sock is not None
         try:
             if not was_kept:
-                self._connect(call, pool, connection, host)
+                pool, connection, domain, was_kept = self._reach(call, pool, connection, host)
+                if domain != host:
+                    message = h1.with_host(message, host, domain)
             try:
                 return self._send_and_read_head(call, connection, message, body)
             except Stale:
                 if not was_kept or call.aborted or not _is_repeatable(request, body):
                     raise
             call.close_connection()
-            self._connect(call, pool, connection, host)
+            self._connect(call, pool, connection, domain, self._connect_timeout)
             return self._send_and_read_head(call, connection, message, body)
         except BaseException as error:
             call.release_connection(reusable=False)
@@ -119,13 +134,63 @@ class Upstream:
         """Close the kept connections that fal has closed, and those that are too old."""
         self._pools.reap()
 
-    def _connect(self, call: Call, pool: RelayPool, connection: Connection, host: str) -> None:
+    def _reach(self, call: Call, pool: RelayPool, connection: Connection, host: str) -> _Reached:
+        """Connect to a host, or to its backup domain if it does not resolve or connect.
+
+        Through an egress proxy there is no backup: that proxy resolves and connects, and its rules
+        are for fal's usual domains.
+
+        Args:
+            call: It holds the connection. If another domain is tried, it holds one to that.
+            pool: The host's.
+            connection: It is not connected.
+            host: The target's.
+        """
+        backups = self._backups if pool.proxy is None else None
+        domains = (host,) if backups is None else backups.domains(host)
+        if backups is None or len(domains) == 1:
+            self._connect(call, pool, connection, host, self._connect_timeout)
+            return _Reached(pool, connection, host, was_kept=False)
+        seconds = min(self._connect_timeout or CONNECT_SECONDS, CONNECT_SECONDS)
+        held = host
+        failures: dict[str, GatewayError] = {}
+        for domain in domains:
+            try:
+                if domain != held:
+                    held = domain
+                    call.release_connection(reusable=False)
+                    pool = self._pools.connected.get(domain) or self._pools.pool_for(domain)
+                    connection = pool.acquire(call, seconds)
+                was_kept = connection.sock is not None
+                if not was_kept:
+                    self._connect(call, pool, connection, domain, seconds)
+            except GatewayError as error:
+                failures[domain] = error
+                if call.aborted or call.is_over():
+                    raise
+            else:
+                if domain == host:
+                    backups.forget(host)
+                elif host in failures:
+                    backups.main_failed(host, failures[host].reason)
+                return _Reached(pool, connection, domain, was_kept)
+        backups.forget(host)
+        raise failures[host]
+
+    def _connect(
+        self,
+        call: Call,
+        pool: RelayPool,
+        connection: Connection,
+        domain: str,
+        seconds: float | None,
+    ) -> None:
         try:
-            pool.connect(call, connection, self._connect_timeout)
+            pool.connect(call, connection, seconds)
         except WHILE_CONNECTING as error:
             raise connect_error(error) from error
         call.allow_abort()
-        self._pools.add(host, pool)
+        self._pools.add(domain, pool)
 
     def _send_and_read_head(
         self, call: Call, connection: Connection, message: h1.RequestHead, body: RequestBody
