@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import zlib
+from contextlib import ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -397,7 +398,11 @@ def pool_of(**options: Any) -> Any:
 
 
 def test_relay_pool_gives_the_connection_that_came_back_last_and_closes_the_excess() -> None:
-    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+    with ExitStack() as stack:
+        pairs = [socket.socketpair() for _ in range(3)]
+        one, two, three = (stack.enter_context(ours) for ours, _ in pairs)
+        for _, theirs in pairs:
+            stack.enter_context(theirs)
         pool = pool_of(maxsize=2)
         first, second, third, closed = (pool.acquire(Call(), None) for _ in range(4))
         first.sock, second.sock, third.sock = one, two, three

@@ -269,8 +269,10 @@ class RequestBody:
         self.unread = 0
 
     def _discard(self, left: int, end_input: Callable[[], object] | None) -> None:
-        clock = None if end_input is None else _Clock(_DISCARD_SECONDS, end_input)
+        clock = None
         try:
+            if end_input is not None:
+                clock = _Clock(_DISCARD_SECONDS, end_input)
             if self.first is None and self.length == left <= PIECE_BYTES:
                 self.read_ahead()
             else:

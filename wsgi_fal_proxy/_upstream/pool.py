@@ -232,10 +232,11 @@ class RelayPool(_Base):
         untyped.usable_until = now + MAX_IDLE_SECONDS
         if self.block:
             self._put_conn(untyped)
-        elif connection.sock is None or len(self._kept) >= self._most_kept:
-            connection.close()
-        else:
-            self._kept.append(connection)
+        elif connection.sock is not None:
+            if len(self._kept) >= self._most_kept:
+                connection.close()
+            else:
+                self._kept.append(connection)
 
     def reap(self, most: int | None = None) -> None:
         """Close the kept connections that fal has closed, and those that are too old.
