@@ -129,16 +129,18 @@ class FalProxy:
         """Check the request and send it (rules 2 to 5)."""
         environ, body, policy = exchange.environ, exchange.body, self._policy
         request = exchange.request = parse_request(environ)  # rules 2 and 3
-        if not policy.has_no_rules:
+        has_rules = not policy.has_no_rules  # only for speed: without rules each check passes
+        if has_rules:
             policy.check_target(request)
         body.accept()  # rule 4
         body.read_ahead()
-        body.is_authorized = policy.has_no_rules
-        if not policy.has_no_rules:
+        if has_rules:
             exchange.identity = policy.identify(request)
             body.is_authorized = True
             policy.check_body(request, body)
             exchange.refund = policy.charge(request, exchange.identity)
+        else:
+            body.is_authorized = True
         headers = request_headers(  # rule 5
             environ,
             host=request.target.host,
@@ -157,7 +159,9 @@ class FalProxy:
         if exchange.refund is not None:
             exchange.settle(billed=may_be_billed(response.status))
         whole = length = None
-        coding = content_coding(response.fields) if response.length != 0 else None
+        coding = None
+        if response.length != 0 and "content-encoding" in response.fields.names:
+            coding = content_coding(response.fields)
         if coding is None:
             # Usually all content came with the head.
             whole = response.take_whole()

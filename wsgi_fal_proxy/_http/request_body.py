@@ -29,6 +29,7 @@ PIECE_BYTES: Final = 65_536
 BODY_HOLDER: Final = "wsgi_fal_proxy.body_holder"
 """The environ's key of a `BodyHolder`."""
 
+_WERKZEUG_REQUEST: Final = "werkzeug.request"
 _UNUSABLE: Final = -1
 # At most this much of a refused request's body is read and dropped before the caller is authorized.
 _DISCARDED_BYTES: Final = 1_048_576
@@ -186,7 +187,11 @@ class RequestBody:
         if count == 0:
             self.first = b""
             return b""
-        self._open()
+        environ = self._environ
+        if BODY_HOLDER in environ or _WERKZEUG_REQUEST in environ:
+            self._open()
+        else:
+            self._input = environ["wsgi.input"]
         if count > PIECE_BYTES:
             _bound_read_ahead(self._input)
             count = PIECE_BYTES
@@ -197,7 +202,6 @@ class RequestBody:
         if self.unread or self._holder is not None:
             self._give_back()
         else:  # the same, in place
-            environ = self._environ
             environ["wsgi.input"] = BytesIO(first)
             environ["wsgi.input_terminated"] = True
         return first
@@ -290,8 +294,8 @@ class RequestBody:
         self._input = environ["wsgi.input"]
         if BODY_HOLDER in environ:
             self._holder = environ[BODY_HOLDER]
-        elif "werkzeug.request" in environ:
-            self._holder = _WerkzeugRequest(environ["werkzeug.request"])
+        elif _WERKZEUG_REQUEST in environ:
+            self._holder = _WerkzeugRequest(environ[_WERKZEUG_REQUEST])
         if self._holder is not None:
             self._input = self._holder.input(environ)
 

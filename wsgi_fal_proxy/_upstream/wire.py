@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import socket
 
 _LEAST_SECONDS: Final = 0.001
-# A wait may end later than asked for by this much. See `set_timeout`.
+# A wait may end later than asked for by this much. Most waits want the same timeout as the wait
+# before, and to set it is a system call.
 _NEAR_SECONDS: Final = 0.005
 
 
@@ -32,7 +33,8 @@ def send_all(sock: socket.socket, data: bytes, seconds: float | None) -> None:
     Raises:
         OSError: The connection failed, or the time ran out.
     """
-    set_timeout(sock, seconds)
+    if sock.gettimeout() != seconds:
+        sock.settimeout(seconds)
     sent = sock.send(data)
     if sent < len(data):
         deadline = None if seconds is None else monotonic() + seconds
@@ -49,23 +51,19 @@ def receive(sock: socket.socket, deadline: float | None) -> bytes:
         TimeoutError: The deadline has passed.
         OSError: The connection failed.
     """
-    left = None
-    if deadline is not None:
+    if deadline is None:
+        set_timeout(sock, None)
+    else:
         left = deadline - monotonic()
         if left <= 0:
             raise TimeoutError("nothing more came in time")
-    set_timeout(sock, left)
+        present = sock.gettimeout()
+        if present is None or not 0 <= present - left < _NEAR_SECONDS:
+            sock.settimeout(left)
     return sock.recv(PIECE_BYTES)
 
 
 def set_timeout(sock: socket.socket, seconds: float | None) -> None:
-    """Set how long a socket waits.
-
-    Most waits want the same timeout as the wait before, so the system call is skipped if the
-    present value is at most 5 ms longer.
-    """
-    present = sock.gettimeout()
-    if present == seconds:
-        return
-    if present is None or seconds is None or not 0 < present - seconds < _NEAR_SECONDS:
+    """Set how long a socket waits, unless it is set already: it is a system call."""
+    if sock.gettimeout() != seconds:
         sock.settimeout(seconds)
