@@ -330,7 +330,7 @@ def test_standalone_excepts_single_hosts(
     with plain(tunnelling(upstream.port, requests, CONNECTED)) as egress:
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{egress.port}")
         monkeypatch.setenv("NO_PROXY", "localhost,queue.fal.run,.internal,fal.run:80")
-        standalone = StandaloneProxy(key="k")
+        standalone = StandaloneProxy(key="k", backup_domains=False)
         assert get(standalone.proxy)[0] == "200 OK"
         assert get(standalone.proxy, QUEUE)[1]["x-fal-proxy-error"] == "upstream_unresolvable"
         close(standalone.proxy)
@@ -354,7 +354,7 @@ def test_standalone_has_an_option_that_comes_before_the_environment(
     monkeypatch: pytest.MonkeyPatch, network: NetworkGuard
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    get(StandaloneProxy(key="k", egress_proxy="none").proxy)
+    get(StandaloneProxy(key="k", egress_proxy="none", backup_domains=False).proxy)
     assert network.lookups == ["fal.run"]
 
 
