@@ -143,8 +143,7 @@ def test_call_without_a_socket_yet_can_be_broken_off() -> None:
     call.abort()
     connection: Any = SimpleNamespace(sock=socket.socket())
     connection.sock.close()
-    pool: Any = SimpleNamespace()
-    call.hold_connection(pool, connection)
+    call.connection, call.is_abortable = connection, True
     call.abort()
     assert call.aborted
 

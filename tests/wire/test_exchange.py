@@ -10,7 +10,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -195,8 +194,7 @@ def test_call_aborted_while_it_connects_leaves_the_descriptor_alone() -> None:
                 pass
 
         connecting: Any = Connecting()
-        pool: Any = SimpleNamespace(release=lambda connection: None)
-        call.hold_connection(pool, connecting)
+        call.connection = connecting
         connecting.sock = other
         call.abort()
         other.send(b"still there")

@@ -28,7 +28,10 @@ class Call:
         total_timeout: Seconds from now to the end of the answer. None: no limit.
 
     Attributes:
-        connection: What the call holds, from its pool. None before that and after its release.
+        pool: Where the connection came from.
+        connection: What the call holds, by `Pool.acquire`. None before that and after its release.
+        is_abortable: Whether `abort` may use the connection's descriptor. While a connection is
+            being made or closed, that number may already belong to another one.
         started: `time.monotonic()` at the beginning.
         deadline: The same clock's time at which `total_timeout` ends. None: no limit.
         aborted: Whether `abort` was called.
@@ -36,12 +39,12 @@ class Call:
     """
 
     __slots__ = (
-        "_is_abortable",
         "_lock",
-        "_pool",
         "aborted",
         "connection",
         "deadline",
+        "is_abortable",
+        "pool",
         "sent",
         "started",
     )
@@ -50,10 +53,8 @@ class Call:
         # A real thread's lock, also under gevent: the watcher's thread takes it. Both hold it for
         # moments only.
         self._lock = allocate_lock()
-        self._pool: Pool | None = None
-        # `abort` uses the connection's descriptor. While a connection is being made or closed, that
-        # number may already belong to another one.
-        self._is_abortable = False
+        self.pool: Pool | None = None
+        self.is_abortable: bool = False
         self.connection: Connection | None = None
         self.aborted: bool = False
         self.sent: bool = False
@@ -62,20 +63,15 @@ class Call:
             None if total_timeout is None else self.started + total_timeout
         )
 
-    def hold_connection(self, pool: Pool, connection: Connection) -> None:
-        """Hold a connection until its release to the pool."""
-        self._pool, self.connection = pool, connection
-        self._is_abortable = connection.sock is not None
-
     def allow_abort(self) -> None:
         """Let `abort` break the connection, which has been made."""
         # No lock: the caller checks `aborted` right after this.
-        self._is_abortable = True
+        self.is_abortable = True
 
     def close_connection(self) -> None:
         """Close the connection and keep holding it, so that it can connect again."""
         with self._lock:
-            self._is_abortable = False
+            self.is_abortable = False
         if self.connection is not None:
             self.connection.close()
 
@@ -89,7 +85,7 @@ class Call:
         if self.connection is None:
             return
         with self._lock:
-            self._is_abortable = False
+            self.is_abortable = False
             connection, self.connection = self.connection, None
         if connection is None:
             return  # the watcher's thread was faster
@@ -97,14 +93,14 @@ class Call:
             if not reusable:
                 connection.close()
         finally:
-            if self._pool is not None:
-                self._pool.release(connection)
+            if self.pool is not None:
+                self.pool.release(connection)
 
     def abort(self) -> None:
         """Break the call off: a wait for the connection ends at once, with an error."""
         with self._lock:
             self.aborted = True
-            sock = self.connection.sock if self._is_abortable and self.connection else None
+            sock = self.connection.sock if self.is_abortable and self.connection else None
             if sock is not None:
                 _shut_down(sock.fileno())
 

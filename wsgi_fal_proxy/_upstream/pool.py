@@ -185,9 +185,9 @@ class RelayPool(_Base):
                 connection.close()
             if self._kept and now >= self._reap_at:
                 self.reap(_REAPED_BY_A_CALL)
-        call.hold_connection(self, connection)
-        held: Connection = connection
-        return held
+        call.pool, call.connection = self, connection
+        call.is_abortable = connection.sock is not None
+        return connection  # type: ignore[no-any-return]
 
     def _made(self) -> Any:
         return self._new_conn()
