@@ -26,14 +26,18 @@ if TYPE_CHECKING:
 
 
 class Upstream:
-    """The process of `upstream_program`; a context manager.
+    """The process of `upstream_program`, or of one like it; a context manager.
+
+    Args:
+        program: Its module.
 
     Attributes:
         port: On 127.0.0.1, over TLS.
         ca_file: The authority that signed its certificate.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = "benchmarks.common.upstream_program") -> None:
+        self._program = program
         self._stack = contextlib.ExitStack()
         self._reported = threading.Condition()
         self._times: dict[tuple[str, str], int] = {}
@@ -45,7 +49,7 @@ class Upstream:
         with contextlib.ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
             self.ca_file = Path(directory, "ca.pem")
-            command = [sys.executable, "-m", "benchmarks.common.upstream_program", directory]
+            command = [sys.executable, "-m", self._program, directory]
             process, log = stack.enter_context(running(command, stdout=subprocess.PIPE))
             assert process.stdout is not None
             first = process.stdout.readline().split()
@@ -84,6 +88,15 @@ class Upstream:
         with self._reported:
             reported = [(i, count) for (w, i), count in self._counts.items() if w == word]
         return [count for request_id, count in reported if request_id.startswith(id_prefix)]
+
+    def reported(self, word: str) -> dict[str, tuple[int, int]]:
+        """Return the reports of this kind: for each request id their number and the last time."""
+        with self._reported:
+            return {
+                request_id: (count, self._times[kind, request_id])
+                for (kind, request_id), count in self._counts.items()
+                if kind == word
+            }
 
     def proxy(self, **options: Any) -> FalProxy:
         """Make a proxy in this process that dials the upstream."""

@@ -23,6 +23,9 @@ class Scale:
         faults: In total.
         rounds: With the relay full, and as many without.
         others: Requests to other routes in each round.
+        soak_minutes: Of the soak, for each class of workers.
+        soak_calls: In this time, for each class of workers.
+        soak_logs: The directory for the servers' logs. None: they are not kept.
     """
 
     repeats: int = 10
@@ -35,6 +38,9 @@ class Scale:
     faults: int = 10_000
     rounds: int = 12
     others: int = 3_000
+    soak_minutes: float = 20.0
+    soak_calls: int = 200_000
+    soak_logs: str | None = None
 
 
 QUICK: Final = Scale(
@@ -48,4 +54,6 @@ QUICK: Final = Scale(
     faults=1_000,
     rounds=5,
     others=1_000,
+    soak_minutes=0.3,
+    soak_calls=2_500,
 )
