@@ -134,7 +134,7 @@ def test_client_whose_connection_the_server_has_closed_needs_no_reset() -> None:
     body = RequestBody({"wsgi.input": io.BytesIO()}, 0)
     exchange = Exchange({}, lambda *_: lambda data: None, body, NullRecorder(), None)
     assert not exchange.end_if_client_left()
-    exchange.client_left()
+    exchange.on_client_left()
     assert exchange.end_if_client_left()
 
 
@@ -154,7 +154,7 @@ def relaying_aborts(proxy: FalProxy) -> None:
 
     def connect_and_abort(call: Any, *more: Any) -> None:
         connect(call, *more)
-        call.client_left()
+        call.on_client_left()
 
     proxy._upstream._connect = connect_and_abort  # type: ignore[assignment,method-assign]
 

@@ -39,7 +39,7 @@ Outcome = Literal["relayed", "refused", "truncated", "client_left"]
 class Recorder(Protocol):
     """Makes the record of each exchange, or none."""
 
-    def finishing_body(
+    def body_of_whole_answer(
         self, exchange: Exchange, pieces: list[bytes], outcome: Outcome
     ) -> Iterable[bytes]:
         """Return the body of an answer that is here as a whole. Its end is the exchange's."""
@@ -57,9 +57,9 @@ class Exchange(Call):
 
     Args:
         environ: The WSGI environ.
-        start_response: The server's.
-        body: The request's.
-        recorder: Is called at the end.
+        start_response: The server's function (PEP 3333).
+        body: The body of the client's request.
+        recorder: It is called at the end.
         total_timeout: The option, in seconds.
 
     Attributes:
@@ -77,6 +77,7 @@ class Exchange(Call):
 
     __slots__ = (
         "_generation",
+        "_has_expired",
         "_recorder",
         "_releases",
         "_watched_fd",
@@ -103,7 +104,7 @@ class Exchange(Call):
         recorder: Recorder,
         total_timeout: float | None,
     ) -> None:
-        # Not by super(), which takes as long as all of this.
+        # Called directly: on this hot path, super() costs as much as the assignments below.
         Call.__init__(self, total_timeout)
         self.environ = environ
         self.start_response = start_response
@@ -121,6 +122,7 @@ class Exchange(Call):
         self._recorder = recorder
         self._releases: tuple[Callable[[], object], ...] = ()
         self._watched_fd: int | None = None
+        self._has_expired = False
         self._generation = process.generation
 
     # What it owns
@@ -167,7 +169,7 @@ class Exchange(Call):
 
     # What the watcher does, on its thread
 
-    def client_left(self) -> None:
+    def on_client_left(self) -> None:
         """Break the call off: nobody waits for its answer."""
         self.has_client_left = True
         self.abort()
@@ -175,11 +177,13 @@ class Exchange(Call):
     def expire(self) -> None:
         """End the call, whose time is over.
 
-        First this breaks off a wait for fal, so that the serving thread ends the exchange. If it
-        still has not at the next tick, it waits for the client: then this takes the slot and the
-        connection away, and resets the client's connection if the server hands it over.
+        First this breaks off a wait for fal, so that the serving thread ends the exchange. If the
+        exchange has not ended by the next tick, the serving thread is stuck writing to the client.
+        Then this releases the slot and the connection, and resets the client's connection if the
+        server exposes it.
         """
-        if not self.aborted:
+        if not self._has_expired:
+            self._has_expired = True
             self.abort()
             return
         if self._watched_fd is not None:

@@ -174,7 +174,9 @@ class FalProxy:
         exchange.status = response.status
         if whole is not None:
             exchange.release()
-            return self._recorder.finishing_body(exchange, [whole] if whole else [], "relayed")
+            return self._recorder.body_of_whole_answer(
+                exchange, [whole] if whole else [], "relayed"
+            )
         pieces = response if coding is None else decoded(response, coding)
         return ResponseBody(exchange, pieces, length=length, has_begun=response.has_begun)
 
@@ -189,7 +191,7 @@ class FalProxy:
             raise
         exchange.status = int(error.status[:3])
         outcome: Outcome = "client_left" if isinstance(error, ClientGone) else "refused"
-        return self._recorder.finishing_body(exchange, pieces, outcome)
+        return self._recorder.body_of_whole_answer(exchange, pieces, outcome)
 
     def check_key(self, environ: WSGIEnvironment) -> None:
         """Look the key up as for a request, and send nothing.

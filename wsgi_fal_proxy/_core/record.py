@@ -22,7 +22,7 @@ class NullRecorder:
     """Records nothing. The option `observer` is not set."""
 
     @staticmethod
-    def finishing_body(
+    def body_of_whole_answer(
         exchange: Exchange, pieces: list[bytes], outcome: Outcome
     ) -> Iterable[bytes]:
         """See `Recorder`. Without an observer, the time of the last byte does not matter."""
@@ -41,7 +41,7 @@ class ObserverRecorder:
         self._observer = observer
 
     @staticmethod
-    def finishing_body(
+    def body_of_whole_answer(
         exchange: Exchange, pieces: list[bytes], outcome: Outcome
     ) -> Iterable[bytes]:
         """See `Recorder`."""

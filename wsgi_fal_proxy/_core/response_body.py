@@ -17,7 +17,7 @@ class ResponseBody:
     """Gives the content of an answer and ends the exchange with it (PEP 3333).
 
     Args:
-        exchange: The request's.
+        exchange: The exchange of the request.
         pieces: The content.
         length: Bytes in it, if the answer's head says so, else None.
         has_begun: Whether content has arrived. If not, the first piece is empty, so that the

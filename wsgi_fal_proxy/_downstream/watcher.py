@@ -1,10 +1,10 @@
 """Notices what no thread of the server does: a client that left, a deadline that has passed.
 
-A WSGI application learns that its client has gone when the server next writes to it. Until then,
-fal works on, and bills. And while the server writes to a client that does not read, nothing ends
-the call. One thread for the process does both. For all requests at once it waits for the kernel's
-word that a client's connection was closed (EPOLLRDHUP), as nginx does. A client that closes only
-its sending side counts as gone, as for nginx.
+Two things go unnoticed without help. A WSGI application learns that its client has gone when the
+server next writes to it: until then fal works, and bills. And a deadline passes while the server
+writes to a client that does not read. One thread for each process watches for both. The kernel
+tells it of all connections that clients close (EPOLLRDHUP), as it tells nginx. A client that closes
+only its sending side counts as gone, as for nginx.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GONE: Final[int] = getattr(select, "EPOLLRDHUP", 0)
 # Edge-triggered (epoll(7)): if a forked child holds a copy of a connection that was closed here,
 # the kernel goes on watching it, and nothing here can stop that. So it wakes the thread only once.
 _GONE_ONCE: Final[int] = _GONE | getattr(select, "EPOLLET", 0)
-_TICK_SECONDS: Final = 1.0
+_TICK_SECONDS: Final = 0.5
 
 
 class Watched(Protocol):
@@ -37,11 +37,11 @@ class Watched(Protocol):
 
     deadline: float | None
 
-    def client_left(self) -> None:
-        """The client has closed its connection."""
+    def on_client_left(self) -> None:
+        """End the call: the client has closed its connection."""
 
     def expire(self) -> None:
-        """The deadline has passed. It is called again at each tick until the call is released."""
+        """End the call: the deadline has passed. Called at each tick until the call is released."""
 
 
 class Watcher:
@@ -57,8 +57,9 @@ class Watcher:
 
     def reset_after_fork(self) -> None:
         """Forget all watches. The thread and the epoll are the parent's."""
-        # Guards the dicts and the epoll together. An owner ends the watch before the connection is
-        # closed, so a watch that is found under the lock belongs to the descriptor's present owner.
+        # Guards the dicts and the epoll together. A call ends its watch before the server closes
+        # the connection, so a watch that is found under the lock belongs to the descriptor's
+        # present owner. (waitress can close the connection of a client that left a moment before.)
         self._lock = allocate_lock()
         self._epoll: Any = None
         self._watched: dict[int, Watched] = {}
@@ -66,13 +67,14 @@ class Watcher:
         # each request.
         self._kept: dict[int, Callable[[], object]] = {}
         self._with_deadline: set[Watched] = set()
+        self._next_tick = 0.0
 
     def at_each_tick(self, work: Callable[[], None]) -> None:
-        """Run this on the watcher's thread about once a second."""
+        """Run this on the watcher's thread about twice a second."""
         self._at_each_tick.append(work)
 
     def watch(self, fd: int, watched: Watched, connection: object = None) -> None:
-        """Call `client_left` once: when the other side closes the connection, or now if it has.
+        """Call `on_client_left` once: when the other side closes the connection, or now if it has.
 
         Args:
             fd: The connection's descriptor.
@@ -150,10 +152,12 @@ class Watcher:
                 _logger.warning("The fal proxy no longer notices clients that leave: %s", error)
                 with self._lock:
                     self._epoll = None
+                    self._watched.clear()
+                    self._kept.clear()
                 return
 
     def notice(self, seconds: float | None = None) -> None:
-        """Wait for connections that the other side closes, then see to what has to be done.
+        """Wait for connections that the other side closes. If a tick is due, do its work, too.
 
         Args:
             seconds: How long to wait at most. None: without limit.
@@ -164,15 +168,21 @@ class Watcher:
         for fd, _ in self._epoll.poll(seconds):
             # If this fails for one connection, the others are still seen to.
             with suppress(Exception):
-                self._left(fd)
+                self._handle_close(fd)
         now = monotonic()
+        # Each closed connection ends the wait above. The work of a tick is not done more often.
+        if now >= self._next_tick:
+            self._next_tick = now + _TICK_SECONDS
+            self._tick(now)
+
+    def _tick(self, now: float) -> None:
         with self._lock:
             late = [one for one in self._with_deadline if one.deadline and one.deadline < now]
         for work in (*(one.expire for one in late), *self._at_each_tick):
             with suppress(Exception):
                 work()
 
-    def _left(self, fd: int) -> None:
+    def _handle_close(self, fd: int) -> None:
         with self._lock:
             # By now the descriptor may be another connection's, and its watch another one.
             if not _is_gone(fd):
@@ -183,7 +193,7 @@ class Watcher:
             watched = self._watched.pop(fd, None)
         # Outside the lock: the call takes its own.
         if watched is not None:
-            watched.client_left()
+            watched.on_client_left()
 
 
 def _dead_reference() -> None:

@@ -72,8 +72,9 @@ class Call:
         """Close the connection and keep holding it, so that it can connect again."""
         with self._lock:
             self.is_abortable = False
-        if self.connection is not None:
-            self.connection.close()
+        connection = self.connection
+        if connection is not None:
+            connection.close()
 
     def release_connection(self, *, reusable: bool) -> None:
         """Return the connection to its pool. Only the first call counts.

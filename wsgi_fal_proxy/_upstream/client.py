@@ -1,9 +1,9 @@
 """One request goes up to an accepted target, and its response comes back.
 
-urllib3 does what it does best: it connects, verifies TLS, tunnels through a proxy and keeps
-connections (see `pool`). The messages on the connection are ours (see `h1`): urllib3's request
-methods encode the query again, cannot be bounded by a wall clock, and read responses by
-`http.client`.
+urllib3 gives the connection classes, TLS and its verification, and the rules of a `PoolManager`.
+Dialling (`dial`), the tunnel through a proxy (`egress`) and keeping connections (`pool`) are ours,
+and so are the messages (`h1`): urllib3's request methods encode the query again, cannot be bounded
+by a wall clock, and read responses by `http.client`.
 """
 
 from __future__ import annotations
@@ -142,9 +142,9 @@ class Upstream:
 
         Args:
             call: It holds the connection. If another domain is tried, it holds one to that.
-            pool: The host's.
-            connection: It is not connected.
-            host: The target's.
+            pool: The pool of the host.
+            connection: A connection of that pool, not connected yet.
+            host: The target's host.
         """
         backups = self._backups if pool.proxy is None else None
         domains = (host,) if backups is None else backups.domains(host)
@@ -154,28 +154,32 @@ class Upstream:
         seconds = min(self._connect_timeout or CONNECT_SECONDS, CONNECT_SECONDS)
         held = host
         failures: dict[str, GatewayError] = {}
-        for domain in domains:
-            try:
-                if domain != held:
-                    held = domain
-                    call.release_connection(reusable=False)
-                    pool = self._pools.connected.get(domain) or self._pools.pool_for(domain)
-                    connection = pool.acquire(call, seconds)
-                was_kept = connection.sock is not None
-                if not was_kept:
-                    self._connect(call, pool, connection, domain, seconds)
-            except GatewayError as error:
-                failures[domain] = error
-                if call.aborted or call.is_over():
-                    raise
-            else:
-                if domain == host:
-                    backups.forget(host)
-                elif host in failures:
-                    backups.main_failed(host, failures[host].reason)
-                return _Reached(pool, connection, domain, was_kept)
-        backups.forget(host)
-        raise failures[host]
+        try:
+            for domain in domains:
+                try:
+                    if domain != held:
+                        held = domain
+                        call.release_connection(reusable=False)
+                        pool = self._pools.connected.get(domain) or self._pools.pool_for(domain)
+                        connection = pool.acquire(call, seconds)
+                    was_kept = connection.sock is not None
+                    if not was_kept:
+                        self._connect(call, pool, connection, domain, seconds)
+                except GatewayError as error:
+                    failures[domain] = error
+                    if call.aborted or call.is_over():
+                        raise
+                else:
+                    if domain == host:
+                        backups.forget(host)
+                    elif host in failures:
+                        backups.main_failed(host, failures[host].reason)
+                    return _Reached(pool, connection, domain, was_kept)
+            backups.forget(host)
+            raise failures[host]
+        finally:
+            # An error's traceback holds this frame, and so the connection that failed.
+            failures.clear()
 
     def _connect(
         self,
@@ -226,7 +230,7 @@ class Upstream:
             if call.deadline is not None:
                 seconds = call.at_most(seconds)
             send_all(sock, message, seconds)
-            # A usual body went with the head.
+            # A body of up to one piece was sent with the head.
             if body.unread:
                 self._send_rest(call, sock, body)
         except OSError:

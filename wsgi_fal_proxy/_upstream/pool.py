@@ -7,8 +7,9 @@ owner's manager is never changed, and code that shares it, or clears it, does no
 
 urllib3 has no public way to take a connection out of a pool. It keeps these methods for its
 subclasses, and `RelayPool` alone uses them: `_get_conn`, `_put_conn`, `_new_conn`,
-`_prepare_proxy` and `_validate_conn`. `connect` overrides a connection's `_new_conn`. That is why
-urllib3's major version is bounded, and why tests run on its oldest supported and newest versions.
+`_prepare_proxy` and `_validate_conn`. The module `connect` overrides a connection's `_new_conn`.
+That is why urllib3's major version is bounded, and why tests run on its oldest supported and newest
+versions.
 `docs/architecture.md` lists all that is used of other packages' internals.
 """
 
@@ -23,7 +24,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import urllib3
-from urllib3.exceptions import EmptyPoolError
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError
 
 from wsgi_fal_proxy._process.fork import reset_in_children
 from wsgi_fal_proxy._process.unpatched import poll
@@ -49,10 +50,9 @@ _MOST_HOSTS: Final = 32
 # Connections that are kept for each host: at least as many as any usual server process has threads
 # or greenlets.
 _MOST_KEPT: Final = 1_000
-# A pool looks at most this often, in seconds, for connections to close. The watcher's thread asks
-# it to about once a second.
+# The shortest time between two reaps of a pool.
 _REAP_SECONDS: Final = 0.5
-# Connections that a call looks at then, so that no call pays for a burst before it.
+# How many connections a reap by a call looks at, so that one call does not pay for hundreds.
 _REAPED_BY_A_CALL: Final = 64
 
 
@@ -87,7 +87,7 @@ class Pools:
 
     def add(self, host: str, pool: RelayPool) -> None:
         """Keep the pool of a host to which a connection was made."""
-        if host in self.connected:
+        if host in self.connected or pool.is_closed:
             return
         self.connected[host] = pool
         if len(self.connected) > _MOST_HOSTS:
@@ -157,7 +157,7 @@ class RelayPool(_Base):
         super().__init__(host, port, **options)
         self.released_at: float = monotonic()
         self._lookup = Lookup()
-        # In the order of their release, but for those that were put back.
+        # In the order of their release, except that `reap` puts a connection back at the end.
         self._kept: list[Any] = []
         self._reap_at = 0.0
         self._reaped_to = 0
@@ -176,9 +176,9 @@ class RelayPool(_Base):
         """
         connection: Any
         try:
-            connection = self._taken(call, seconds) if self.block else self._kept.pop()
+            connection = self._get_bounded(call, seconds) if self.block else self._kept.pop()
         except IndexError:
-            connection = self._made()
+            connection = self._new_connection()
         else:
             now = monotonic()
             if now >= connection.usable_until or not connection.is_connected:
@@ -189,13 +189,14 @@ class RelayPool(_Base):
         call.is_abortable = connection.sock is not None
         return connection  # type: ignore[no-any-return]
 
-    def _made(self) -> Any:
+    def _new_connection(self) -> Any:
         return self._new_conn()
 
-    def _taken(self, call: Call, seconds: float | None) -> Any:
+    def _get_bounded(self, call: Call, seconds: float | None) -> Any:
         try:
             return self._get_conn(timeout=call.at_most(seconds))
-        except EmptyPoolError as error:
+        except (EmptyPoolError, ClosedPoolError) as error:
+            # A closed one was just made room for: the next call finds another.
             raise RelayFull from error
 
     def connect(self, call: Call, connection: Connection, seconds: float | None) -> None:
@@ -256,7 +257,7 @@ class RelayPool(_Base):
         begin = 0 if most is None or self._reaped_to >= len(self._kept) else self._reaped_to
         looked_at = self._kept[begin : None if most is None else begin + most]
         self._reaped_to = begin + len(looked_at)
-        for connection in _gone(looked_at, now):
+        for connection in _find_gone(looked_at, now):
             self._reaped_to -= 1
             # If a call has taken it, it is the call's to close.
             with suppress(ValueError):
@@ -271,7 +272,7 @@ class RelayPool(_Base):
         """Do so in urllib3's queue, where a closed connection keeps its place."""
         if self.pool is not None:
             with self.pool.mutex:
-                for connection in _gone(filter(None, self.pool.queue), now):
+                for connection in _find_gone(filter(None, self.pool.queue), now):
                     connection.close()
 
     @property
@@ -291,7 +292,7 @@ class RelayPool(_Base):
         _close_all(self._kept)
 
 
-def _gone(connections: Iterable[Any], now: float) -> list[Any]:
+def _find_gone(connections: Iterable[Any], now: float) -> list[Any]:
     """Return those that cannot be used again. A call may take one meanwhile."""
     gone: list[Any] = []
     watched: dict[int, Any] = {}

@@ -21,9 +21,9 @@ class UpstreamResponse:
     content is complete, the connection goes back to its pool.
 
     Args:
-        call: Holds the connection.
-        head: The response's.
-        received: What came after the head.
+        call: The call, which holds the connection.
+        head: The head of the response.
+        received: The bytes that came after the head.
         reusable: Whether the connection may carry another request after this response.
         read_timeout: Seconds that each piece may take. None: no limit.
 

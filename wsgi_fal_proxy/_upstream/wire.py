@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     import socket
 
 _LEAST_SECONDS: Final = 0.001
-# A wait may end later than asked for by this much. Most waits want the same timeout as the wait
-# before, and to set it is a system call.
+# A socket's timeout may be this much too long before it is set again. Most waits want the same
+# timeout as the wait before, and to set it is a system call.
 _NEAR_SECONDS: Final = 0.005
 
 
