@@ -351,3 +351,24 @@ def test_pools_of_many_hosts_make_room_and_a_host_that_lost_its_pool_gets_anothe
             assert get(proxy, HTTP_X_FAL_TARGET_URL=f"https://{lost}/")[0] == "200 OK"
         assert server.connections == connections + 1
         pools.reset_after_fork()
+
+
+def test_pools_do_not_take_a_pool_back_that_made_room(tmp_path: Path) -> None:
+    with RawServer(answering(OK)) as server:
+        pools = proxy_to(server, tmp_path)._upstream._pools
+        pool = pools.pool_for("fal.run")
+        pool.close()
+        pools.add("fal.run", pool)
+        assert pools.connected == {}
+
+
+def test_pool_with_a_bound_that_made_room_is_full_and_no_fault_of_ours(tmp_path: Path) -> None:
+    with RawServer(answering(OK)) as server:
+        manager = server.pool_manager(tmp_path)
+        manager.connection_pool_kw.update(maxsize=1, block=True)
+        proxy = FalProxy(key="k", pool_manager=manager, backup_domains=False)
+        pools = proxy._upstream._pools
+        pool = pools.pool_for("fal.run")
+        pools.add("fal.run", pool)
+        pool.close()
+        assert get(proxy)[1]["x-fal-proxy-error"] == "relay_full"

@@ -11,6 +11,7 @@ import pytest
 from tests.support.raw_server import WAIT_SECONDS, Connection, RawServer, tcp_pair
 from tests.wire.test_calls import start
 from tests.wire.test_upstream import CHUNKED, proxy_to
+from wsgi_fal_proxy._core.standalone import StandaloneProxy
 from wsgi_fal_proxy._downstream.connection import bytes_written
 from wsgi_fal_proxy.errors import Truncated
 
@@ -147,3 +148,30 @@ def test_bytes_written_is_not_known_of_another_kind_of_socket() -> None:
     with ours, theirs:
         assert bytes_written({"gunicorn.socket": ours}) is None
     assert bytes_written({}) is None
+
+
+# Clients that stall in their body, on a path that is not the relay's
+
+
+def test_standalone_answers_a_client_that_stalls_in_its_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wsgi_fal_proxy._http.request_body._DISCARD_SECONDS", 0.1)
+    proxy = StandaloneProxy(key="k")
+    statuses: list[str] = []
+    with tcp_pair() as (ours, _), ours.makefile("rb") as source:
+        environ = {
+            "REQUEST_METHOD": "POST",
+            "PATH_INFO": "/healthz",
+            "CONTENT_LENGTH": "5",
+            "wsgi.input": source,
+            "gunicorn.socket": ours,
+        }
+
+        def call() -> None:
+            proxy(environ, lambda status, *_: statuses.append(status) or (lambda data: None))  # type: ignore[func-returns-value]
+
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        thread.join(WAIT_SECONDS)
+        assert statuses == ["200 OK"]
