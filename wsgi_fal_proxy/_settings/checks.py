@@ -8,40 +8,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy._fal.headers import check_forwarded as forwarded
+from wsgi_fal_proxy._fal.headers import check_forwarded
 from wsgi_fal_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
-    "anything",
-    "costs",
-    "count",
-    "egress_proxy",
-    "endpoints",
-    "forwarded",
-    "function",
-    "key",
-    "limits",
-    "origins",
-    "prefix",
-    "seconds",
-    "size",
-    "storage",
-    "switch",
-    "urls",
+    "check_anything",
+    "check_costs",
+    "check_count",
+    "check_egress_proxy",
+    "check_endpoints",
+    "check_forwarded",
+    "check_function",
+    "check_key",
+    "check_limits",
+    "check_origins",
+    "check_prefix",
+    "check_seconds",
+    "check_size",
+    "check_storage",
+    "check_switch",
+    "check_urls",
 ]
 
 # Eleven days. A socket cannot wait for longer than 2^31 milliseconds.
 _MAX_SECONDS: Final = 1_000_000
 
 
-def anything(name: str, value: object) -> None:
+def check_anything(name: str, value: object) -> None:
     """Accept every value: `_upstream` checks it."""
 
 
-def key(name: str, value: object) -> None:
+def check_key(name: str, value: object) -> None:
     """Check the fal key, or its source. `_fal.key` checks the key's characters when it is used."""
     if not (value is None or callable(value) or (isinstance(value, str) and value.strip())):
         empty = " (this text is empty)" if isinstance(value, str) else ""
@@ -52,7 +52,7 @@ def key(name: str, value: object) -> None:
         raise SettingsError(name, value, why)
 
 
-def function(accepted: str) -> Callable[[str, object], None]:
+def check_function(accepted: str) -> Callable[[str, object], None]:
     """Return a check for a callable or None. Its error says what is accepted."""
 
     def check(name: str, value: object) -> None:
@@ -62,7 +62,7 @@ def function(accepted: str) -> Callable[[str, object], None]:
     return check
 
 
-def seconds(name: str, value: Any) -> None:
+def check_seconds(name: str, value: Any) -> None:
     """Check a time, or None for no limit."""
     if value is None:
         return
@@ -73,14 +73,14 @@ def seconds(name: str, value: Any) -> None:
         raise SettingsError(name, value, why)
 
 
-def count(name: str, value: object) -> None:
+def check_count(name: str, value: object) -> None:
     """Check a number of things, at least one, or None for no limit."""
     if value is not None and not _is_whole(value, 1):
         why = "it must be a whole number, 1 or more, or None for no limit"
         raise SettingsError(name, value, why)
 
 
-def size(name: str, value: object) -> None:
+def check_size(name: str, value: object) -> None:
     """Check a number of bytes."""
     if not _is_whole(value, 0):
         raise SettingsError(name, value, "it must be a whole number of bytes, 0 or more")
@@ -90,13 +90,13 @@ def _is_whole(value: object, minimum: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
 
 
-def switch(name: str, value: object) -> None:
+def check_switch(name: str, value: object) -> None:
     """Check a bool."""
     if not isinstance(value, bool):
         raise SettingsError(name, value, "it must be True or False")
 
 
-def prefix(name: str, value: object) -> None:
+def check_prefix(name: str, value: object) -> None:
     """Check the path at which the proxy answers."""
     usable = (
         isinstance(value, str)
@@ -122,49 +122,49 @@ def _is_in_paths(character: str) -> bool:
     return character >= " " and character not in "\x7f?#%" and not is_half
 
 
-def urls(name: str, value: object) -> None:
+def check_urls(name: str, value: object) -> None:
     """Check patterns of URLs."""
     from wsgi_fal_proxy._fal.patterns import check_url_patterns  # noqa: PLC0415
 
     check_url_patterns(name, value)
 
 
-def endpoints(name: str, value: object) -> None:
+def check_endpoints(name: str, value: object) -> None:
     """Check patterns of endpoints."""
     from wsgi_fal_proxy._fal.patterns import check_endpoint_patterns  # noqa: PLC0415
 
     check_endpoint_patterns(name, value)
 
 
-def limits(name: str, value: object) -> None:
+def check_limits(name: str, value: object) -> None:
     """Check limits in their notation."""
-    from wsgi_fal_proxy._policy.limits.checks import check_limits  # noqa: PLC0415
+    from wsgi_fal_proxy._policy.limits import checks  # noqa: PLC0415
 
-    check_limits(name, value)
+    checks.check_limits(name, value)
 
 
-def costs(name: str, value: object) -> None:
+def check_costs(name: str, value: object) -> None:
     """Check costs by patterns of endpoints."""
-    from wsgi_fal_proxy._policy.limits.checks import check_costs  # noqa: PLC0415
+    from wsgi_fal_proxy._policy.limits import checks  # noqa: PLC0415
 
-    check_costs(name, value)
+    checks.check_costs(name, value)
 
 
-def storage(name: str, value: object) -> None:
+def check_storage(name: str, value: object) -> None:
     """Check the URI of the limits' store."""
-    from wsgi_fal_proxy._policy.limits.checks import check_storage  # noqa: PLC0415
+    from wsgi_fal_proxy._policy.limits import checks  # noqa: PLC0415
 
-    check_storage(name, value)
+    checks.check_storage(name, value)
 
 
-def origins(name: str, value: object) -> None:
+def check_origins(name: str, value: object) -> None:
     """Check origins as browsers write them."""
-    from wsgi_fal_proxy._http.cors import check_origins  # noqa: PLC0415
+    from wsgi_fal_proxy._http import cors  # noqa: PLC0415
 
-    check_origins(name, value)
+    cors.check_origins(name, value)
 
 
-def egress_proxy(name: str, value: object) -> None:
+def check_egress_proxy(name: str, value: object) -> None:
     """Check what names an egress proxy, or None."""
     from wsgi_fal_proxy._upstream.egress import (  # noqa: PLC0415
         DIRECT,

@@ -32,7 +32,7 @@ def options_from_ini(given: Mapping[str, str]) -> dict[str, Any]:
             why = "either key or key_file can be set, not both"
             raise SettingsError(_KEY_FILE, given[_KEY_FILE], why)
         try:
-            options["key"] = text.key_file(given[_KEY_FILE].strip())
+            options["key"] = text.parse_key_file(given[_KEY_FILE].strip())
         except SettingsError as error:
             raise SettingsError(_KEY_FILE, given[_KEY_FILE], error.why) from error
     return options

@@ -90,7 +90,7 @@ class Option:
         self.default: Any = default
         self.check = check
         self.is_text: bool = parse is not None
-        self.parse = parse or text.as_it_is
+        self.parse = parse or text.keep_text
         self.example = example
         self.has_variable: bool = has_variable and self.is_text
         self.see = see
@@ -104,8 +104,8 @@ def option(default: Any, **declared: Any) -> Any:
 
 PREFIX: Final = Option(
     DEFAULT_PREFIX,
-    check=checks.prefix,
-    parse=text.as_it_is,
+    check=checks.check_prefix,
+    parse=text.keep_text,
     example="/fal",
     help=(
         "The path at which the proxy answers. It also answers below it: `/fal` takes `/fal`,"
@@ -123,8 +123,8 @@ class Settings:
 
     key: str | KeySource | None = option(
         None,
-        check=checks.key,
-        parse=text.key,
+        check=checks.check_key,
+        parse=text.parse_key,
         example="key_id:key_secret",
         has_variable=False,
         help=(
@@ -137,7 +137,9 @@ class Settings:
     )
     authorize: Authorize | None = option(
         None,
-        check=checks.function("a callable that takes a FalRequest, or None to serve every caller"),
+        check=checks.check_function(
+            "a callable that takes a FalRequest, or None to serve every caller"
+        ),
         see="Who may call",
         help=(
             "Decides who may call. It is a callable that takes a `FalRequest` and returns `Allow`,"
@@ -147,8 +149,8 @@ class Settings:
     )
     allowed_urls: Collection[str] | None = option(
         None,
-        check=checks.urls,
-        parse=text.urls,
+        check=checks.check_urls,
+        parse=text.parse_urls,
         example="strict, api.fal.ai/v1/models",
         see="Which models",
         help=(
@@ -161,8 +163,8 @@ class Settings:
     )
     allowed_endpoints: Collection[str] | None = option(
         None,
-        check=checks.endpoints,
-        parse=text.endpoints,
+        check=checks.check_endpoints,
+        parse=text.parse_endpoints,
         example="fal-ai/flux/dev, fal-ai/kling-video/**",
         see="Which models",
         help=(
@@ -175,8 +177,8 @@ class Settings:
     )
     report_only: bool = option(
         False,
-        check=checks.switch,
-        parse=text.switch,
+        check=checks.check_switch,
+        parse=text.parse_switch,
         example="true",
         see="Which models",
         help=(
@@ -186,8 +188,8 @@ class Settings:
     )
     limits: Sequence[str] = option(
         (),
-        check=checks.limits,
-        parse=text.limits,
+        check=checks.check_limits,
+        parse=text.parse_limits,
         example="20/minute, 1000/day global",
         see="How much",
         help=(
@@ -200,8 +202,8 @@ class Settings:
     )
     costs: Mapping[str, int] | None = option(
         None,
-        check=checks.costs,
-        parse=text.costs,
+        check=checks.check_costs,
+        parse=text.parse_costs,
         example="fal-ai/veo3/**=20, fal-ai/flux/**=2",
         see="How much",
         help=(
@@ -214,8 +216,8 @@ class Settings:
     )
     limits_storage: str = option(
         "memory://",
-        check=checks.storage,
-        parse=text.as_it_is,
+        check=checks.check_storage,
+        parse=text.keep_text,
         example="redis://localhost:6379/0",
         see="How much",
         help=(
@@ -226,8 +228,8 @@ class Settings:
     )
     limits_fail_open: bool = option(
         False,
-        check=checks.switch,
-        parse=text.switch,
+        check=checks.check_switch,
+        parse=text.parse_switch,
         example="true",
         see="How much",
         help=(
@@ -237,8 +239,8 @@ class Settings:
     )
     cors_origins: Collection[str] = option(
         (),
-        check=checks.origins,
-        parse=text.names,
+        check=checks.check_origins,
+        parse=text.parse_names,
         example="https://app.example.com, localhost",
         see="From another origin",
         help=(
@@ -249,7 +251,7 @@ class Settings:
     )
     observer: Observer | None = option(
         None,
-        check=checks.function("a callable that takes a CallRecord, or None"),
+        check=checks.check_function("a callable that takes a CallRecord, or None"),
         see="What happened",
         help=(
             "Takes a `CallRecord` of each request. The proxy calls it once, when the request is"
@@ -261,8 +263,8 @@ class Settings:
     )
     connect_timeout: float | None = option(
         10.0,
-        check=checks.seconds,
-        parse=text.seconds,
+        check=checks.check_seconds,
+        parse=text.parse_seconds,
         example="5",
         help=(
             "Seconds to connect to fal. They cover all of the host's addresses and the TLS"
@@ -273,8 +275,8 @@ class Settings:
     )
     read_timeout: float | None = option(
         300.0,
-        check=checks.seconds,
-        parse=text.seconds,
+        check=checks.check_seconds,
+        parse=text.parse_seconds,
         example="120",
         help=(
             "Seconds from the sent request to fal's whole response head, and then between two"
@@ -286,8 +288,8 @@ class Settings:
     )
     total_timeout: float | None = option(
         None,
-        check=checks.seconds,
-        parse=text.seconds,
+        check=checks.check_seconds,
+        parse=text.parse_seconds,
         example="600",
         help=(
             "Seconds for a whole call, from its acceptance to the end of its answer. A call that"
@@ -297,8 +299,8 @@ class Settings:
     )
     max_concurrent: int | None = option(
         None,
-        check=checks.count,
-        parse=text.count,
+        check=checks.check_count,
+        parse=text.parse_count,
         example="48",
         help=(
             "How many requests each process relays at a time. One more gets 503 at once, so that"
@@ -310,8 +312,8 @@ class Settings:
     )
     max_body_bytes: int = option(
         32 * 1024 * 1024,
-        check=checks.size,
-        parse=text.size,
+        check=checks.check_size,
+        parse=text.parse_size,
         example="1048576",
         help=(
             "Bytes of the largest request body that is relayed. The default, 32 MiB, has room for"
@@ -321,16 +323,16 @@ class Settings:
     )
     forward_headers: Collection[str] = option(
         (),
-        check=checks.forwarded,
-        parse=text.names,
+        check=checks.check_forwarded,
+        parse=text.parse_names,
         example="x-request-id, traceparent",
         see="Headers",
         help="Names of request headers to relay besides the usual ones. Empty: no others.",
     )
     egress_proxy: str | None = option(
         None,
-        check=checks.egress_proxy,
-        parse=text.as_it_is,
+        check=checks.check_egress_proxy,
+        parse=text.keep_text,
         example="http://egress.internal:3128",
         help=(
             "The proxy through which calls leave a company's network. It is a URL, perhaps with a"
@@ -343,8 +345,8 @@ class Settings:
     )
     backup_domains: bool = option(
         True,
-        check=checks.switch,
-        parse=text.switch,
+        check=checks.check_switch,
+        parse=text.parse_switch,
         example="false",
         help=(
             "Whether to try fal's backup domain if `fal.run` or `queue.fal.run` does not resolve or"
@@ -356,7 +358,7 @@ class Settings:
     )
     pool_manager: urllib3.PoolManager | None = option(
         None,
-        check=checks.anything,
+        check=checks.check_anything,
         help=(
             "Makes and keeps the connections to fal: a `urllib3.PoolManager`, such as one with a"
             " TLS context of your own. Its timeouts, retries and headers do not apply. `None`: one"
@@ -401,18 +403,18 @@ def declared() -> dict[str, Option]:
     return {"prefix": PREFIX} | {one.name: one.metadata[_OPTION] for one in fields(Settings)}
 
 
-def read(option: str, name: str, written: str) -> Any:
+def read(option_name: str, name: str, written: str) -> Any:
     """Read and check the text of an option.
 
     Args:
-        option: The option.
+        option_name: The option, as `declared` names it.
         name: The name under which it was set; an error calls it so.
         written: The text.
 
     Raises:
         SettingsError: The text cannot be parsed, or the value cannot be used.
     """
-    declaration = declared()[option]
+    declaration = declared()[option_name]
     try:
         value = declaration.parse(written.strip())
         declaration.check(name, value)
@@ -434,11 +436,11 @@ def refuse_unknown(
     """
     for name, value in given.items():
         if name not in known:
-            bare = [option.removeprefix(prefix) for option in known]
+            bare = [one.removeprefix(prefix) for one in known]
             import difflib  # noqa: PLC0415 - only for a name that is misspelled
 
             alike = difflib.get_close_matches(name.removeprefix(prefix), bare, n=1, cutoff=0.7)
-            near = [prefix + option for option in alike]
+            near = [prefix + one for one in alike]
             hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(sorted(known))}"
             raise SettingsError(name, shortened(value), f"there is no such option; {hint}")
 

@@ -48,9 +48,10 @@ def command_help() -> str:
     """Return the part of `--help` on the environment."""
     described = [(name, _first_sentence(meaning)) for name, meaning in _KEY_VARIABLES.items()]
     for name, option in variables().items():
-        of = declared()[option]
-        default = f" Default: {_plain(of.default)}." if of.default else ""
-        described.append((f"{name}={quote(of.example)}", _first_sentence(of.help) + default))
+        declaration = declared()[option]
+        default = f" Default: {_plain(declaration.default)}." if declaration.default else ""
+        meaning = _first_sentence(declaration.help) + default
+        described.append((f"{name}={quote(declaration.example)}", meaning))
     return "\n".join(
         f"  {name}\n{_wrapped(meaning.replace('`', ''), first=6, others=6)}"
         for name, meaning in described

@@ -21,12 +21,12 @@ _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 
 
-def as_it_is(text: str) -> str:
+def keep_text(text: str) -> str:
     """Return the text itself."""
     return text
 
 
-def seconds(text: str) -> float | None:
+def parse_seconds(text: str) -> float | None:
     """Read a time, or `none`."""
     if text.lower() == "none":
         return None
@@ -36,7 +36,7 @@ def seconds(text: str) -> float | None:
     return float(text)
 
 
-def count(text: str) -> int | None:
+def parse_count(text: str) -> int | None:
     """Read a number of things, or `none`."""
     if text.lower() == "none":
         return None
@@ -46,14 +46,14 @@ def count(text: str) -> int | None:
     return int(text)
 
 
-def size(text: str) -> int:
+def parse_size(text: str) -> int:
     """Read a number of bytes."""
     if not re.fullmatch(_DIGITS, text):
         raise SettingsError("", text, "it must be a whole number of bytes, 0 or more")
     return int(text)
 
 
-def switch(text: str) -> bool:
+def parse_switch(text: str) -> bool:
     """Read `true` or `false`, or another usual pair."""
     word = text.lower()
     if word not in _TRUE and word not in _FALSE:
@@ -62,35 +62,35 @@ def switch(text: str) -> bool:
     return word in _TRUE
 
 
-def names(text: str) -> list[str]:
+def parse_names(text: str) -> list[str]:
     """Read words with commas between them, or one to a line, as is usual in ini files."""
     return text.replace(",", " ").split()
 
 
-def endpoints(text: str) -> list[str]:
+def parse_endpoints(text: str) -> list[str]:
     """Read patterns. An empty list would allow everything, which is never what the setter means."""
-    if not (patterns := names(text)):
+    if not (patterns := parse_names(text)):
         raise SettingsError("", text, "it must be patterns with commas between them")
     return patterns
 
 
-def urls(text: str) -> list[str]:
+def parse_urls(text: str) -> list[str]:
     """Read patterns; `strict` stands for `STRICT_URLS`."""
     return [
         pattern
-        for word in endpoints(text)
+        for word in parse_endpoints(text)
         for pattern in (STRICT_URLS if word == "strict" else [word])
     ]
 
 
-def limits(text: str) -> list[str]:
+def parse_limits(text: str) -> list[str]:
     """Read limits, which may hold spaces: `1000/day global`."""
     return _items(text)
 
 
-def costs(text: str) -> dict[str, int]:
+def parse_costs(text: str) -> dict[str, int]:
     """Read costs by patterns: `fal-ai/veo3/**=20, fal-ai/flux/**=2`."""
-    read: dict[str, int] = {}
+    costs: dict[str, int] = {}
     for item in _items(text):
         pattern, _, cost = (part.strip() for part in item.rpartition("="))
         if not pattern or not re.fullmatch(_DIGITS, cost):
@@ -99,13 +99,13 @@ def costs(text: str) -> dict[str, int]:
                 " fal-ai/veo3/**=20, fal-ai/flux/**=2"
             )
             raise SettingsError("", text, why)
-        if pattern in read:
+        if pattern in costs:
             raise SettingsError("", text, f"it must hold each pattern once: {pattern}")
-        read[pattern] = int(cost)
-    return read
+        costs[pattern] = int(cost)
+    return costs
 
 
-def key(text: str) -> str:
+def parse_key(text: str) -> str:
     """Read the fal key."""
     if not text:
         why = "it must be the key; leave it out to take the key from the environment"
@@ -113,7 +113,7 @@ def key(text: str) -> str:
     return text
 
 
-def key_file(text: str) -> KeyFile:
+def parse_key_file(text: str) -> KeyFile:
     """Read the path of a file that holds the fal key."""
     if not text:
         raise SettingsError("", text, "it must be the path of a file that holds the key")
