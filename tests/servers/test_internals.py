@@ -294,14 +294,14 @@ from wsgi_fal_proxy._process import unpatched
 for module, name in names:
     assert getattr(unpatched, name) is before[name], name
     assert getattr(module, name, None) is not before[name], name
-assert unpatched.is_patched()
+assert unpatched.gevent_owns_sockets()
 """
 NOT_PATCHED = """
 from gevent import monkey
 from wsgi_fal_proxy._process import unpatched
-assert not unpatched.is_patched()
+assert not unpatched.gevent_owns_sockets()
 monkey.patch_all(socket=False, dns=False)
-assert not unpatched.is_patched()
+assert not unpatched.gevent_owns_sockets()
 """
 
 

@@ -112,7 +112,7 @@ def test_the_watcher_leaves_sockets_alone_under_gevent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "MAX_IDLE_SECONDS", 0.0)
-    monkeypatch.setattr("wsgi_fal_proxy._core.proxy.is_patched", lambda: True)
+    monkeypatch.setattr("wsgi_fal_proxy._core.proxy.gevent_owns_sockets", lambda: True)
     with RawServer(answering(OK)) as server:
         proxy = proxy_to(server, tmp_path)
         get(proxy)

@@ -105,7 +105,7 @@ def test_abandoned_exchange_is_ended_by_the_watchers_thread_where_no_call_comes(
 def test_abandoned_exchanges_are_left_to_the_next_call_where_gevent_owns_the_sockets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("wsgi_fal_proxy._core.exchange.is_patched", lambda: True)
+    monkeypatch.setattr("wsgi_fal_proxy._core.exchange.gevent_owns_sockets", lambda: True)
     exchange = exchange_of()
     # On this test's own queue: the watcher's thread serves the other one.
     mine = type(abandoned)()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from wsgi_fal_proxy._downstream.connection import client_connection, reset
 from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._process.fork import process, reset_in_children
-from wsgi_fal_proxy._process.unpatched import Empty, SimpleQueue, is_patched
+from wsgi_fal_proxy._process.unpatched import Empty, SimpleQueue, gevent_owns_sockets
 from wsgi_fal_proxy._upstream.call import Call
 from wsgi_fal_proxy.errors import ClientGone, FalProxyError, GatewayError, Refusal, RelayFull
 
@@ -188,7 +188,7 @@ class Exchange(Call):
             return
         if self._watched_fd is not None:
             watcher.while_watched(self._watched_fd, self, reset)
-        if is_patched():
+        if gevent_owns_sockets():
             # Only its own thread may close a connection. It is shut down already.
             releases, self._releases = self._releases, ()
             for release in releases:
@@ -290,7 +290,7 @@ class _Abandoned:
 
     def end_all_on_the_watchers_thread(self) -> None:
         """The same, except under gevent: there only its own thread may close a connection."""
-        if not is_patched():
+        if not gevent_owns_sockets():
             self.end_all()
 
 

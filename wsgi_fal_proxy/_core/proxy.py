@@ -25,7 +25,7 @@ from wsgi_fal_proxy._core.exchange import Exchange, abandoned
 from wsgi_fal_proxy._core.record import NullRecorder, ObserverRecorder
 from wsgi_fal_proxy._core.response_body import ResponseBody
 from wsgi_fal_proxy._core.slots import Slots
-from wsgi_fal_proxy._downstream.connection import end_of_input
+from wsgi_fal_proxy._downstream.connection import input_stopper
 from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._fal.headers import request_headers, response_headers
 from wsgi_fal_proxy._fal.key import Key, KeyFile
@@ -35,7 +35,7 @@ from wsgi_fal_proxy._http.content_coding import content_coding, decoded
 from wsgi_fal_proxy._http.fields import environ_key
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._policy.policy import Policy
-from wsgi_fal_proxy._process.unpatched import is_patched
+from wsgi_fal_proxy._process.unpatched import gevent_owns_sockets
 from wsgi_fal_proxy._settings.docstring import documents_options
 from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy._upstream.client import Upstream
@@ -105,7 +105,7 @@ class FalProxy:
         body = RequestBody(environ, self._max_body_bytes)
         if self._cors is not None:
             if self._cors.is_preflight(environ):
-                body.discard(end_of_input(environ))
+                body.discard(input_stopper(environ))
                 return self._cors.preflight(environ, start_response)
             start_response = self._cors.sharing(environ, start_response)
         if not abandoned.queue.empty():
@@ -184,7 +184,7 @@ class FalProxy:
         """Answer with an error, and leave the client's connection in step."""
         try:
             exchange.fail(error)
-            exchange.body.discard(end_of_input(exchange.environ))
+            exchange.body.discard(input_stopper(exchange.environ))
             pieces = error_response(error, exchange.environ, exchange.start_response)
         except BaseException:
             exchange.end("refused")
@@ -234,7 +234,7 @@ def _reap_from_watcher() -> None:
 
     Not under gevent: there only the thread that made a socket may use it, and calls do so.
     """
-    if not is_patched():
+    if not gevent_owns_sockets():
         for proxy in list(live_proxies):
             proxy._upstream.reap()  # noqa: SLF001 - the class's own module
 

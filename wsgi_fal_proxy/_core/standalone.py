@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 
 from wsgi_fal_proxy._core.error_response import error_response, json_answer
 from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
-from wsgi_fal_proxy._downstream.connection import end_of_input
+from wsgi_fal_proxy._downstream.connection import input_stopper
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._settings.options import DEFAULT_PREFIX
 from wsgi_fal_proxy._upstream.egress import ENVIRONMENT
@@ -49,7 +49,7 @@ class StandaloneProxy(FalProxyMiddleware):
         self.proxy.check_key(environ)
 
     def _beside(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        RequestBody(environ, max_bytes=0).discard(end_of_input(environ))
+        RequestBody(environ, max_bytes=0).discard(input_stopper(environ))
         try:
             if environ.get("PATH_INFO") != HEALTH_PATH:
                 raise NotFound(self._elsewhere)

@@ -71,11 +71,14 @@ def bytes_written(environ: WSGIEnvironment) -> int | None:
     return written
 
 
-def end_of_input(environ: WSGIEnvironment) -> Callable[[], None] | None:
-    """Return what ends the input of the client's connection; None if the server hides it.
+def input_stopper(environ: WSGIEnvironment) -> Callable[[], None] | None:
+    """Return a function that ends the input of the client's connection.
 
     A read that waits for the client then returns, and the server closes the connection after the
-    answer. What is returned may be called on any thread and raises nothing.
+    answer. The function may be called on any thread and raises nothing.
+
+    Returns:
+        The function. None if the server hides the connection.
     """
     fd, _ = client_connection(environ)
     return None if fd is None else partial(_stop_receiving, fd)

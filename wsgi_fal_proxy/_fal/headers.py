@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from wsgi_fal_proxy._http.fields import Fields, HeaderList
 
-TARGET_HEADER: Final = "HTTP_X_FAL_TARGET_URL"
+TARGET_ENVIRON_KEY: Final = "HTTP_X_FAL_TARGET_URL"
 """The environ key of `x-fal-target-url`, in which fal's clients name the target."""
 
 ERROR_HEADER: Final = "x-fal-proxy-error"
@@ -57,7 +57,7 @@ _FIELD_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _value: Final = itemgetter(1)
 _FAL_PREFIX: Final = "HTTP_X_FAL_"
-_NOT_COPIED: Final = frozenset({TARGET_HEADER, "HTTP_X_FAL_CLIENT_PROXY"})
+_NOT_COPIED: Final = frozenset({TARGET_ENVIRON_KEY, "HTTP_X_FAL_CLIENT_PROXY"})
 # docs.fal.ai, "Platform Headers", and the fields of an upload by fal's client. They say how to run
 # an endpoint, never which one.
 _HARMLESS_FAL_HEADERS: Final = frozenset(
@@ -122,7 +122,7 @@ def _from_client(environ: WSGIEnvironment, forwarded: frozenset[str]) -> HeaderL
     if user_agent := environ.get("HTTP_USER_AGENT"):
         fields.append(("User-Agent", user_agent))
     # Usually the target's is the only `x-fal-*` header. This count finds that out in C.
-    if "\n".join(environ).count(_FAL_PREFIX) > (TARGET_HEADER in environ):
+    if "\n".join(environ).count(_FAL_PREFIX) > (TARGET_ENVIRON_KEY in environ):
         fields += [
             (_name(key), environ[key])
             for key in environ

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from wsgi_fal_proxy._fal.headers import TARGET_HEADER
+from wsgi_fal_proxy._fal.headers import TARGET_ENVIRON_KEY
 from wsgi_fal_proxy._fal.operations import Kind, Operation, operation_of
 from wsgi_fal_proxy._fal.target import Target
 from wsgi_fal_proxy.errors import MethodNotAllowed, Refusal
@@ -52,7 +52,7 @@ def parse_request(environ: WSGIEnvironment) -> FalRequest:
         TargetHostNotAllowed: The target is not fal's.
     """
     method: str = environ["REQUEST_METHOD"]
-    target, asked = _parse(method, environ.get(TARGET_HEADER))
+    target, asked = _parse(method, environ.get(TARGET_ENVIRON_KEY))
     return FalRequest(environ, method, target, asked)
 
 

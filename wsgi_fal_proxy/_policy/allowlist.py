@@ -64,11 +64,11 @@ class Allowlist:
         report_only: bool = False,
     ) -> None:
         self._urls = compile_url_patterns(urls) if urls else None
-        self._names_endpoints = bool(endpoints)
+        self._limits_endpoints = bool(endpoints)
         self._endpoints = compile_endpoint_patterns(endpoints or ())
         self._apps = compile_app_patterns(endpoints or ())
         self._report_only = report_only
-        self.closes_endpoints: bool = self._names_endpoints and not report_only
+        self.closes_endpoints: bool = self._limits_endpoints and not report_only
 
     def check_target(self, request: FalRequest) -> None:
         """Check the target.
@@ -92,7 +92,7 @@ class Allowlist:
             BodyIncomplete: The body ended before its declared length, or could not be read.
         """
         asked = request.operation.kind
-        if not self._names_endpoints or asked not in _KEYS:
+        if not self._limits_endpoints or asked not in _KEYS:
             return
         try:
             self._check_named(_strictly_parsed(body.text(), _KEYS[asked]))
@@ -105,7 +105,7 @@ class Allowlist:
             raise TargetAmbiguous
         if self._urls is not None and not self._urls.match(target.host + target.request_target):
             raise TargetNotAllowed
-        if not self._names_endpoints:
+        if not self._limits_endpoints:
             return
         asked = request.operation
         # If the body names the endpoints, `check_body` checks them.

@@ -29,7 +29,7 @@ def option_variables() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(OPTION_PREFIX)}
 
 
-def raw_variable(name: str) -> str | None:
+def read_raw_variable(name: str) -> str | None:
     """Return the value of an environment variable as it is. None if the variable is unset."""
     return os.environ.get(name)
 

@@ -35,7 +35,7 @@ SimpleQueue: Final = original("queue", "SimpleQueue")
 Empty: Final[type[Exception]] = original("queue", "Empty")
 
 
-def is_patched() -> bool:
+def gevent_owns_sockets() -> bool:
     """Whether gevent has replaced sockets: then only the thread that made one may use it."""
     patched = sys.modules.get("gevent.monkey")
     return patched is not None and bool(patched.is_module_patched("socket"))

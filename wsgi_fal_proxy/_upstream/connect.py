@@ -117,7 +117,7 @@ class _Dialled(_Base):
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except OSError as error:
-            raise _connect_error(self, error) from error
+            raise _dialling_error(self, error) from error
         if not self._addresses:
             raise NewConnectionError(self, "the name has no address")
         self._lookup = lookup
@@ -145,13 +145,13 @@ class _Dialled(_Base):
                 source_address=self.source_address,
             )
         except OSError as error:
-            raise _connect_error(self, error) from error
+            raise _dialling_error(self, error) from error
         # For TLS, to which urllib3 gives no timeout of its own.
         sock.settimeout(seconds_left(deadline))
         return sock
 
 
-def _connect_error(connection: HTTPConnection, error: OSError) -> HTTPError:
+def _dialling_error(connection: HTTPConnection, error: OSError) -> HTTPError:
     if isinstance(error, TimeoutError):
         return ConnectTimeoutError(connection, str(error))
     return NewConnectionError(connection, str(error))

@@ -32,7 +32,7 @@ from wsgi_fal_proxy.errors import (
 
 _Table = tuple[tuple[type[BaseException], type[GatewayError]], ...]
 
-_WHILE_CONNECTING: Final[_Table] = (
+_CONNECT_TABLE: Final[_Table] = (
     # Both are urllib3 TimeoutErrors, though nothing has timed out.
     (NameResolutionError, UpstreamUnresolvable),
     (NewConnectionError, UpstreamUnreachable),
@@ -45,15 +45,15 @@ _WHILE_CONNECTING: Final[_Table] = (
     (http.client.HTTPException, UpstreamUnreachable),
     (OSError, UpstreamUnreachable),
 )
-_BEFORE_THE_HEAD: Final[_Table] = (
+_HEAD_TABLE: Final[_Table] = (
     (TimeoutError, ReadTimeout),
     (MalformedResponse, UpstreamMalformed),
     (OSError, UpstreamClosed),
 )
 
-WHILE_CONNECTING: Final = tuple(theirs for theirs, _ in _WHILE_CONNECTING)
+WHILE_CONNECTING: Final = tuple(theirs for theirs, _ in _CONNECT_TABLE)
 """What may be raised while a connection is made."""
-BEFORE_THE_HEAD: Final = tuple(theirs for theirs, _ in _BEFORE_THE_HEAD)
+BEFORE_THE_HEAD: Final = tuple(theirs for theirs, _ in _HEAD_TABLE)
 """What may be raised between the request's first byte and the response head's last."""
 IN_THE_CONTENT: Final = (MalformedResponse, OSError)
 """What may be raised after the head."""
@@ -68,7 +68,7 @@ class Stale(UpstreamClosed):
 
 def connect_error(error: BaseException) -> GatewayError:
     """Return our error for one of `WHILE_CONNECTING`."""
-    return _ours(error, _WHILE_CONNECTING)
+    return _ours(error, _CONNECT_TABLE)
 
 
 def head_error(error: BaseException, *, has_begun: bool) -> GatewayError:
@@ -78,7 +78,7 @@ def head_error(error: BaseException, *, has_begun: bool) -> GatewayError:
         error: What was raised.
         has_begun: Whether any byte of the answer has come.
     """
-    ours = _ours(error, _BEFORE_THE_HEAD)
+    ours = _ours(error, _HEAD_TABLE)
     return Stale() if isinstance(ours, UpstreamClosed) and not has_begun else ours
 
 

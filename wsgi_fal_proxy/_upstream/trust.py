@@ -11,7 +11,7 @@ import ssl
 from functools import partial
 from typing import Final
 
-from wsgi_fal_proxy._process.environment import raw_variable
+from wsgi_fal_proxy._process.environment import read_raw_variable
 
 _FILE: Final = "SSL_CERT_FILE"
 _DIRECTORY: Final = "SSL_CERT_DIR"
@@ -27,7 +27,7 @@ def trusting_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     # RFC 9525 section 2: a certificate's common name does not identify a host.
     context.hostname_checks_common_name = False
-    if raw_variable(_FILE) or raw_variable(_DIRECTORY):
+    if read_raw_variable(_FILE) or read_raw_variable(_DIRECTORY):
         # An authority that the owner names may be a company's. Those often lack what RFC 5280
         # demands and nobody checked before Python 3.13, such as key identifiers. Signatures,
         # names, dates, and that only authorities issue certificates, are still checked.
@@ -44,7 +44,7 @@ def trust_problem(context: ssl.SSLContext) -> str:
     Returns:
         The sentence. Empty if there is no problem.
     """
-    file, directories = raw_variable(_FILE), raw_variable(_DIRECTORY)
+    file, directories = read_raw_variable(_FILE), read_raw_variable(_DIRECTORY)
     # Of files only: OpenSSL looks into directories when it needs a certificate.
     has_read_any = context.cert_store_stats()["x509"] > 0
     if file and not has_read_any:
