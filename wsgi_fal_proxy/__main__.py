@@ -86,10 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             options = options_from_environment()
             prefix = options.get("prefix", DEFAULT_PREFIX)
-            wrapped, has_its_own = _imported(given.app)
+            wrapped, has_its_own = _import_application(given.app)
             is_faked = _is_faked(given, has_its_own=has_its_own)
             fake = stack.enter_context(FakeFal()) if is_faked else None
-            application = wrapped if has_its_own else _proxied(wrapped, fake, options)
+            application = wrapped if has_its_own else _add_proxy(wrapped, fake, options)
             if given.playground:
                 application = _with_playground(application, prefix, fake, given.playground_client)
         except (SettingsError, FalProxyError) as error:
@@ -146,7 +146,7 @@ def _is_faked(given: argparse.Namespace, *, has_its_own: bool) -> bool:
     return False
 
 
-def _proxied(
+def _add_proxy(
     wrapped: WSGIApplication | None, fake: FakeFal | None, options: dict[str, Any]
 ) -> WSGIApplication:
     if fake is not None:
@@ -173,7 +173,7 @@ def _with_playground(
         raise SettingsError("--playground-client", client, error.why) from error
 
 
-def _imported(name: str | None) -> tuple[Any, bool]:
+def _import_application(name: str | None) -> tuple[Any, bool]:
     """Return the application of this name, and whether it has created a fal proxy of its own.
 
     The command must not wrap such an application: the outer proxy would serve everyone, without

@@ -169,7 +169,7 @@ def test_command_sees_a_django_view_that_is_not_made_yet(
     monkeypatch.setattr(settings, "ROOT_URLCONF", "late_urls")
     django.urls.clear_url_caches()
 
-    _, has_its_own = command._imported("late_wsgi:application")
+    _, has_its_own = command._import_application("late_wsgi:application")
 
     assert has_its_own
     django.urls.clear_url_caches()

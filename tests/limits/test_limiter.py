@@ -23,7 +23,7 @@ from wsgi_fal_proxy._fal.operations import may_be_billed
 from wsgi_fal_proxy._policy.limits import redis_store
 from wsgi_fal_proxy._policy.limits.caller import caller_name
 from wsgi_fal_proxy._policy.limits.costs import Costs
-from wsgi_fal_proxy._policy.limits.limiter import _duration, _exceeded
+from wsgi_fal_proxy._policy.limits.limiter import _describe_refusal, _duration
 from wsgi_fal_proxy._policy.limits.notation import parse_limit
 from wsgi_fal_proxy._policy.limits.outage import Outage
 from wsgi_fal_proxy._policy.limits.store import StoreFailed
@@ -99,7 +99,7 @@ def test_limiter_refusal_says_which_limit_and_when_again(fal: FakeFal) -> None:
     ],
 )
 def test_limiter_refusal_is_for_the_person_who_meets_it(text: str, cost: int, detail: str) -> None:
-    refusal = _exceeded(parse_limit(text), 3, 1, cost)
+    refusal = _describe_refusal(parse_limit(text), 3, 1, cost)
     assert isinstance(refusal, LimitExceeded)
     assert refusal.detail == detail
 

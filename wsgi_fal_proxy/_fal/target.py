@@ -35,20 +35,20 @@ _TARGET: Final = re.compile(
 # A second target that was joined to the first one's query.
 _SECOND_TARGET: Final = r"(?ia),(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)"
 
-_TWICE: Final = "was sent twice, or holds a comma in its path or before a second URL"
+_SENT_TWICE: Final = "was sent twice, or holds a comma in its path or before a second URL"
 _URL_IN_PATH: Final = "was sent twice, or holds a URL in its path"
 # What is wrong with an invalid target. The first pattern that is found gives the message.
-_WRONG: Final = (
+_COMMON_MISTAKES: Final = (
     (r"^(?!https://)", "does not begin with https://"),
     # Two joined targets come before mistakes that only the second one has.
-    (r",[ \t]*(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)", _TWICE),
+    (r",[ \t]*(?:\Z|(?:[a-z][a-z0-9+.-]*:)?//)", _SENT_TWICE),
     (r"[^!-~]", "holds a space, a control character or a character outside ASCII"),
     (r"\\", "holds a backslash"),
     (r"#", "holds a fragment, which begins with #"),
     (r"^https://[^?]*://", _URL_IN_PATH),
     (r"^https://[^/?]*@", "holds a user name"),
     (r"^https://[^/?]*:", "names a port that is not 443"),
-    (r"^[^?]*,", _TWICE),
+    (r"^[^?]*,", _SENT_TWICE),
     (r"", "has a host that is not a plain name"),
 )
 
@@ -101,7 +101,9 @@ class Target:
 
 
 def _what_is_wrong_with(text: str) -> str:
-    return next(what for pattern, what in _WRONG if re.search(pattern, text, re.IGNORECASE))
+    return next(
+        what for pattern, what in _COMMON_MISTAKES if re.search(pattern, text, re.IGNORECASE)
+    )
 
 
 def _is_fal(host: str) -> bool:

@@ -197,7 +197,7 @@ class RequestBody:
             count = PIECE_BYTES
         first = self._read(count)
         if len(first) < count:
-            first = self._completed(self._rewound(first, count), count)
+            first = self._complete(self._rewind(first, count), count)
         self.first = first
         if self.unread or self._holder is not None:
             self._give_back()
@@ -316,7 +316,7 @@ class RequestBody:
         if self._holder is not None:
             self._holder.give_back(body)
 
-    def _rewound(self, data: bytes, count: int) -> bytes:
+    def _rewind(self, data: bytes, count: int) -> bytes:
         """Read again from the beginning, if another reader has left the input at its end."""
         source = self._input
         try:
@@ -331,14 +331,14 @@ class RequestBody:
 
     def _read_exactly(self, count: int) -> bytes:
         data = self._read(count)
-        return data if len(data) == count else self._completed(data, count)
+        return data if len(data) == count else self._complete(data, count)
 
-    def _completed(self, data: bytes, count: int) -> bytes:
+    def _complete(self, data: bytes, count: int) -> bytes:
         """Read on after a short read."""
         if data:
             data += self._read_up_to(count - len(data))
         if len(data) < count:
-            raise self._failed()
+            raise self._fail()
         return data
 
     def _read_up_to(self, count: int) -> bytes:
@@ -355,16 +355,16 @@ class RequestBody:
             data: bytes = self._input.read(count)
         except Exception as error:
             # If a client leaves in mid-body, each server raises an error of its own.
-            raise self._failed() from error
+            raise self._fail() from error
         if len(data) > count:
             # fal could read the surplus as another request.
             detail = "The server returned more of the request body than the proxy asked for."
-            raise self._failed(detail)
+            raise self._fail(detail)
         self.unread -= len(data)
         self.taken += len(data)
         return data
 
-    def _failed(self, detail: str | None = None) -> BodyIncomplete:
+    def _fail(self, detail: str | None = None) -> BodyIncomplete:
         """Read no further."""
         self.unread = self.taken = 0
         return BodyIncomplete(detail)

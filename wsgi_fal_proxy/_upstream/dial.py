@@ -78,7 +78,8 @@ def dial(
                     failure = error
                     continue
                 attempts[sock.fileno()] = sock, address
-            for fd in _decided(attempts, _earlier(deadline, next_at if untried else None)):
+            until = _pick_earlier(deadline, next_at if untried else None)
+            for fd in _wait_for_any(attempts, until):
                 sock, address = attempts[fd]
                 number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 del attempts[fd]
@@ -116,7 +117,7 @@ def _begin(
     return sock
 
 
-def _decided(attempts: Iterable[int], until: float | None) -> list[int]:
+def _wait_for_any(attempts: Iterable[int], until: float | None) -> list[int]:
     """Wait until an attempt succeeds or fails, or until a time. Give those that have."""
     seconds = seconds_left(until)
     if not hasattr(select, "poll"):  # pragma: no cover - Windows
@@ -131,5 +132,5 @@ def _decided(attempts: Iterable[int], until: float | None) -> list[int]:
     return [fd for fd, _ in poller.poll(None if seconds is None else int(seconds * 1000) + 1)]
 
 
-def _earlier(one: float | None, other: float | None) -> float | None:
+def _pick_earlier(one: float | None, other: float | None) -> float | None:
     return one if other is None else other if one is None else min(one, other)

@@ -158,15 +158,15 @@ def _with_exceptions(base: Any) -> Any:
 def _by_environment(found: dict[str, str]) -> Way:
     egress = _egress_of(found)
     if egress is None:
-        why = "NO_PROXY excepts it" if _named(found) else "HTTPS_PROXY is not set"
+        why = "NO_PROXY excepts it" if _find_proxy_variable(found) else "HTTPS_PROXY is not set"
         return Way(default_manager(), f"Calls to fal go there directly: {why}.")
-    way = f"Calls to fal go through the egress proxy {egress.url} ({_named(found)}"
+    way = f"Calls to fal go through the egress proxy {egress.url} ({_find_proxy_variable(found)}"
     if found.get("no"):
         way += ", except to hosts that NO_PROXY names"
     return Way(egress_manager(egress, partial(goes_directly, found)), f"{way}).")
 
 
-def _named(found: dict[str, str]) -> str:
+def _find_proxy_variable(found: dict[str, str]) -> str:
     """Give the variable that names the proxy for fal; empty if none does."""
     return next((f"{scheme.upper()}_PROXY" for scheme in ("https", "all") if scheme in found), "")
 
@@ -177,7 +177,7 @@ def _egress_of(found: dict[str, str]) -> Egress | None:
     Raises:
         SettingsError: It cannot be used.
     """
-    name = _named(found)
+    name = _find_proxy_variable(found)
     if not name or all(goes_directly(found, f"{host}:443") for host in _USUAL_HOSTS):
         return None
     return usable_egress(name, found[name.removesuffix("_PROXY").lower()].strip())

@@ -84,7 +84,7 @@ class Limiter:
             raise LimitsUnavailable from error
         self._outage.report_success(generation)
         if result.refund is None:
-            raise self._exceeded(result, cost)
+            raise self._make_refusal(result, cost)
         return self._guarded(result.refund)
 
     def _guarded(self, refund: Refund) -> Refund:
@@ -99,7 +99,7 @@ class Limiter:
 
         return guarded
 
-    def _exceeded(self, result: ChargeResult, cost: int) -> LimitExceeded:
+    def _make_refusal(self, result: ChargeResult, cost: int) -> LimitExceeded:
         """Describe the full limit whose window ends last."""
         seconds, index = max(
             (seconds, index)
@@ -107,10 +107,10 @@ class Limiter:
             if result.taken[index] + cost > self._limits[index].amount
         )
         full = self._limits[index]
-        return _exceeded(full, full.amount - result.taken[index], seconds, cost)
+        return _describe_refusal(full, full.amount - result.taken[index], seconds, cost)
 
 
-def _exceeded(full: Limit, remaining: int, seconds: int, cost: int) -> LimitExceeded:
+def _describe_refusal(full: Limit, remaining: int, seconds: int, cost: int) -> LimitExceeded:
     whose = "all callers together" if full.is_global else "each caller"
     counts = "" if cost == 1 else f" This call counts for {cost}, and {remaining} are left."
     detail = (

@@ -72,7 +72,7 @@ class RedisStore:
     It connects when it counts the first call.
 
     Args:
-        uri: A URI of the `limits` library, with one of the schemes in `store.ACCEPTED`.
+        uri: A URI of the `limits` library, with one of the schemes in `storage.ACCEPTED`.
 
     Raises:
         ImportError: A library is not installed.
