@@ -188,6 +188,20 @@ def test_backup_domain_that_fails_in_turn_is_followed_by_the_main_one(
         assert backups.domains("fal.run") == ("fal.run", "falrun.com")
 
 
+def test_backup_domain_that_fails_with_the_main_one_is_no_return_to_the_main_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = Names(monkeypatch)
+    proxy = FalProxy(key="k")
+    backups: Any = proxy._upstream._backups
+    backups.main_failed("fal.run", "test")
+    caplog.clear()
+    assert call(proxy)[1] == "upstream_unresolvable"
+    assert names.asked == ["falrun.com", "fal.run"]
+    assert backups.domains("fal.run") == ("fal.run", "falrun.com")
+    assert "New connections go" not in caplog.text
+
+
 def test_backup_domain_is_not_tried_after_the_end_of_the_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

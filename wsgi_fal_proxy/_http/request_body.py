@@ -264,7 +264,8 @@ class RequestBody:
         if self._input is None:
             self._open()
         most = self._max_bytes + 1 if self.is_authorized else _DISCARDED_BYTES
-        # It cannot be brought to its end if it is declared larger.
+        # If more is declared than we are ready to read, reading a part would not help: read
+        # nothing.
         left = min(self.unread, most) if self.length is None or self.unread <= most else 0
         if left:
             self._discard(left, end_input)
@@ -300,7 +301,9 @@ class RequestBody:
             self._input = self._holder.input(environ)
 
     def _give_back(self) -> None:
-        """Leave a body that ends to whatever reads it again: all of it if it is small, or none.
+        """Put an input that ends in place of the server's, for later readers.
+
+        It gives the whole body if that was small, else nothing.
 
         The server's input does not end by itself everywhere, and would then wait for the next
         request.

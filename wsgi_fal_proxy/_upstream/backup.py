@@ -31,7 +31,7 @@ class Backups:
         self._down_until: dict[str, float] = {}
 
     def domains(self, host: str) -> tuple[str, ...]:
-        """Give the names to connect to for a host, in order. There is one if it has no backup."""
+        """Return the names to connect to for a host, in order. There is one if it has no backup."""
         backup = BACKUP_DOMAINS.get(host)
         if backup is None:
             return (host,)
@@ -52,7 +52,11 @@ class Backups:
             _logger.warning(message, host, reason, backup)
         self._down_until[host] = monotonic() + DOWN_SECONDS
 
-    def forget(self, host: str) -> None:
-        """Note that a host was reached, or that its backup was not reached either."""
+    def main_worked(self, host: str) -> None:
+        """Note that a host was reached."""
         if self._down_until.pop(host, None) is not None:
             _logger.warning("New connections go to %s again.", host)
+
+    def both_failed(self, host: str) -> None:
+        """Note that neither a host nor its backup was reached: the host goes first again."""
+        self._down_until.pop(host, None)

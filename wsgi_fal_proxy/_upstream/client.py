@@ -171,11 +171,11 @@ class Upstream:
                         raise
                 else:
                     if domain == host:
-                        backups.forget(host)
+                        backups.main_worked(host)
                     elif host in failures:
                         backups.main_failed(host, failures[host].reason)
                     return _Reached(pool, connection, domain, was_kept)
-            backups.forget(host)
+            backups.both_failed(host)
             raise failures[host]
         finally:
             # An error's traceback holds this frame, and so the connection that failed.

@@ -76,7 +76,7 @@ class _Checked(_Base):
         self._readiness: Any = None
 
     def look_up(self, lookup: Lookup, deadline: float | None) -> None:
-        """Look up nothing: a class that dials in its own way does that, too. See `_Dialled`."""
+        """Do nothing: a class with its own way to dial also looks names up itself."""
 
     def connect(self) -> None:
         """Connect; see `HTTPConnection`."""

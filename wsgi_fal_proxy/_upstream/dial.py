@@ -48,7 +48,7 @@ def dial(
     options: Iterable[tuple[Any, ...]] | None,
     source_address: Any,
 ) -> tuple[socket.socket, AddressInfo]:
-    """Connect to whichever address answers first, and give the socket and its address.
+    """Connect to whichever address answers first, and return the socket and its address.
 
     The next attempt begins when the ones before have failed, or have had `ATTEMPT_SECONDS`. When
     one succeeds, the others are closed.
@@ -118,7 +118,7 @@ def _begin(
 
 
 def _wait_for_any(attempts: Iterable[int], until: float | None) -> list[int]:
-    """Wait until an attempt succeeds or fails, or until a time. Give those that have."""
+    """Wait until an attempt succeeds or fails, or until a time. Return those that have."""
     seconds = seconds_left(until)
     if not hasattr(select, "poll"):  # pragma: no cover - Windows
         # There a failure is not told as writability.

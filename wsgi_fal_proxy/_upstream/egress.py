@@ -144,7 +144,7 @@ def split_login(userinfo: str) -> tuple[bytes, bytes]:
 
 
 def basic_login(login: tuple[bytes, bytes]) -> dict[str, str]:
-    """Give the field that tells a proxy the login (RFC 7617).
+    """Return the field that tells a proxy the login (RFC 7617).
 
     As curl does it: the bytes are those of the URL, so UTF-8 where it holds other letters.
     """
@@ -208,7 +208,8 @@ class Tunnelled(_Base):
 
         Raises:
             GatewayError: The egress proxy is at fault.
-            Exception: One of `errors.WHILE_CONNECTING`, which the target is to blame for.
+            Exception: One of `errors.WHILE_CONNECTING`. The failure is between the egress proxy and
+                the target, or the target's.
         """
         self._is_at_egress = self._tunnel_host is not None
         timeout: Any = self.timeout
@@ -221,7 +222,7 @@ class Tunnelled(_Base):
 
     def _blame_egress(self, error: BaseException) -> None:
         """Raise an error of ours, if the egress proxy is at fault."""
-        # Only this one has it, of urllib3's connections.
+        # Among urllib3's connections, only the SOCKS one has this attribute.
         is_socks = hasattr(self, "_socks_options")
         blamed = connect_error(error)
         sentences = _AT_EGRESS if self._is_at_egress else _BY_SOCKS if is_socks else {}
@@ -277,6 +278,6 @@ def _read_answer(sock: Any, deadline: float | None) -> tuple[int, bytes]:
 
 
 def _shown(phrase: bytes) -> str:
-    """Give a proxy's words for the log: short, and without control characters."""
+    """Return a proxy's words for the log: short, and without control characters."""
     shown = ascii(phrase[:_SHOWN_LENGTH].decode("latin-1"))
     return shown if len(phrase) <= _SHOWN_LENGTH else f"{shown}..."

@@ -28,8 +28,8 @@ addresses by DNS, use TTLs of 60 seconds and more."""
 STALE_SECONDS: Final = 86_400.0
 """How long addresses are used while lookups fail: the least that RFC 8767 section 5 recommends."""
 PATIENCE_SECONDS: Final = 1.8
-"""After how long a lookup is too slow to wait for, if there are stale addresses (RFC 8767 section
-5, "client response timer")."""
+"""How long a call waits for a lookup before it uses stale addresses (RFC 8767 section 5, "client
+response timer")."""
 
 # The name server has said that there is no such name, or no address. Stale addresses are only for
 # a lookup that failed (RFC 8767 section 4).
@@ -64,7 +64,7 @@ class Lookup:
         self._bad: AddressInfo | None = None
 
     def addresses(self, host: str, port: int, deadline: float | None) -> Sequence[AddressInfo]:
-        """Give the host's addresses, in the order in which they should be tried.
+        """Return the host's addresses, in the order in which they should be tried.
 
         Args:
             host: A name, or an address, which is not looked up.

@@ -121,7 +121,8 @@ def egress_manager(egress: Egress, is_excepted: IsExcepted) -> urllib3.PoolManag
             ssl_context=context,
         )
     made.is_excepted = is_excepted
-    # As a scheme, so that the relay makes a pool class of its own of this one, too.
+    # Registered under a made-up scheme, so that `pool._own` derives a relay pool class from it as
+    # well.
     made.pool_classes_by_scheme = {
         **made.pool_classes_by_scheme,
         _DIRECT_SCHEME: urllib3.HTTPSConnectionPool,
@@ -131,7 +132,7 @@ def egress_manager(egress: Egress, is_excepted: IsExcepted) -> urllib3.PoolManag
 
 
 class _Exceptions(_Base):
-    """A manager of connections through a proxy, but for some hosts.
+    """A manager that connects through a proxy, except to some hosts.
 
     Attributes:
         is_excepted: Takes `host:port`.
@@ -167,12 +168,12 @@ def _by_environment(found: dict[str, str]) -> Way:
 
 
 def _find_proxy_variable(found: dict[str, str]) -> str:
-    """Give the variable that names the proxy for fal; empty if none does."""
+    """Return the variable that names the proxy for fal; empty if none does."""
     return next((f"{scheme.upper()}_PROXY" for scheme in ("https", "all") if scheme in found), "")
 
 
 def _egress_of(found: dict[str, str]) -> Egress | None:
-    """Give the proxy that variables name for fal's usual hosts. None if there is none.
+    """Return the proxy that variables name for fal's usual hosts. None if there is none.
 
     Raises:
         SettingsError: It cannot be used.

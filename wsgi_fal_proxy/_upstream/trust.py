@@ -45,7 +45,7 @@ def trust_problem(context: ssl.SSLContext) -> str:
         The sentence. Empty if there is no problem.
     """
     file, directories = read_raw_variable(_FILE), read_raw_variable(_DIRECTORY)
-    # Of files only: OpenSSL looks into directories when it needs a certificate.
+    # This counts certificates from files only; OpenSSL reads directories on demand.
     has_read_any = context.cert_store_stats()["x509"] > 0
     if file and not has_read_any:
         return (
