@@ -80,7 +80,7 @@ def test_paste_application_is_the_relay_at_any_path(tmp_path: Path, path: str) -
 
 
 def test_paste_uses_a_key(tmp_path: Path, network: NetworkGuard) -> None:
-    app = webtest.TestApp(app_of(tmp_path, "key = id:secret"), lint=True)
+    app = webtest.TestApp(app_of(tmp_path, "key = id:secret", "backup_domains = no"), lint=True)
 
     response = app.get("/", headers=TO_FAL, status=502)
 

@@ -29,6 +29,7 @@ from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy._http.request_body import PIECE_BYTES
 from wsgi_fal_proxy._upstream.call import _shut_down
 from wsgi_fal_proxy._upstream.connect import connection_class
+from wsgi_fal_proxy._upstream.lookup import Lookup
 from wsgi_fal_proxy._upstream.pool import Pools, RelayPool
 from wsgi_fal_proxy.errors import Truncated
 
@@ -209,10 +210,12 @@ def test_urllib3_connection_dials_by_the_method_that_is_overridden(network: Netw
         connection.connect()
         assert connection.sock is ours
         del connection._new_conn
-    with pytest.raises(urllib3.exceptions.NameResolutionError) as caught:
-        connection.connect()
+    with pytest.raises(urllib3.exceptions.NameResolutionError):
+        connection.look_up(Lookup(), None)
     # With the dot, which a certificate's name does not have.
     assert (network.lookups, connection.host) == (["fal.run."], "fal.run")
+    with pytest.raises(urllib3.exceptions.NewConnectionError) as caught:
+        connection.connect()
     assert "_new_conn" in {entry.name for entry in caught.traceback}
 
 

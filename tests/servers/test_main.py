@@ -133,6 +133,7 @@ def test_command_with_a_key_relays_to_fal(
     network: NetworkGuard,
 ) -> None:
     monkeypatch.setenv("FAL_KEY", "id:s3cret")
+    monkeypatch.setenv("FAL_PROXY_BACKUP_DOMAINS", "no")
 
     command.main(["--port", "0"])
 
