@@ -157,7 +157,7 @@ def test_a_connection_that_a_call_has_taken_meanwhile_is_left_to_it(
         (pool,) = proxy._upstream._pools.connected.values()
         (connection,) = pool._kept
         # One that was found gone, and was used before it could be closed.
-        monkeypatch.setattr(pool_module, "_gone", lambda *_: [connection])
+        monkeypatch.setattr(pool_module, "_find_gone", lambda *_: [connection])
         pool.reap()
         assert pool._kept == [connection]
         pool._kept.clear()
