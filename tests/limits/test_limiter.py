@@ -410,7 +410,7 @@ Script = Callable[[Connection], None]
             silent, {"read_timeout": 0.05}, "read_timeout", "limit_exceeded", id="read-timeout"
         ),
         pytest.param(
-            silent, {"total_timeout": 0.1}, "total_timeout", "limit_exceeded", id="total-timeout"
+            silent, {"total_timeout": 2}, "total_timeout", "limit_exceeded", id="total-timeout"
         ),
         pytest.param(
             coding_strangely, {}, "upstream_coding_unsupported", "limit_exceeded", id="coding"

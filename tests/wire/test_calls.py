@@ -219,12 +219,12 @@ def test_max_concurrent_releases_the_slot_of_an_answer_that_is_dropped(tmp_path:
 
 
 def test_total_timeout_stops_an_upload(tmp_path: Path) -> None:
-    cut_off, over = threading.Event(), threading.Event()
+    cut_off = threading.Event()
 
     class Slow(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
             if self.tell() == 65_536:
-                over.wait(0.5)  # longer than the call may take
+                assert cut_off.wait(WAIT_SECONDS)
             return super().read(size)
 
     def script(connection: Connection) -> None:
@@ -234,15 +234,14 @@ def test_total_timeout_stops_an_upload(tmp_path: Path) -> None:
 
     body = b"x" * 1_000_000
     with RawServer(script) as server:
-        proxy = proxy_to(server, tmp_path, total_timeout=0.3)
+        proxy = proxy_to(server, tmp_path, total_timeout=2)
         _, headers, _ = post(proxy, body, **{"wsgi.input": Slow(body)})
-        assert cut_off.wait(WAIT_SECONDS)
     assert headers["x-fal-proxy-error"] == "total_timeout"
 
 
 def test_total_timeout_bounds_an_answer_that_does_not_begin(tmp_path: Path) -> None:
     with RawServer(stalling) as server:
-        status, headers, _ = get(proxy_to(server, tmp_path, total_timeout=0.3))
+        status, headers, _ = get(proxy_to(server, tmp_path, total_timeout=2))
     assert (status, headers["x-fal-proxy-error"]) == ("500 Internal Server Error", "total_timeout")
 
 
@@ -257,7 +256,7 @@ def test_total_timeout_bounds_an_answer_that_goes_on_and_on(tmp_path: Path) -> N
 
     with RawServer(script) as server:
         with pytest.raises(Truncated):
-            get(proxy_to(server, tmp_path, total_timeout=0.3, read_timeout=None))
+            get(proxy_to(server, tmp_path, total_timeout=2, read_timeout=None))
         stop.set()
 
 

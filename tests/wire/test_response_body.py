@@ -46,7 +46,7 @@ def test_total_timeout_ends_a_call_whose_client_does_not_read(tmp_path: Path) ->
         closed.set()
 
     with RawServer(script) as server, tcp_pair() as (ours, theirs):
-        proxy = proxy_to(server, tmp_path, total_timeout=0.3, max_concurrent=1)
+        proxy = proxy_to(server, tmp_path, total_timeout=2, max_concurrent=1)
         response = start(proxy, **{"gunicorn.socket": ours})
         while next(response) != b"one":
             pass
@@ -75,7 +75,7 @@ def test_total_timeout_frees_the_slot_where_the_server_keeps_the_clients_socket(
         connection.wait_for_close()
 
     with RawServer(script) as server:
-        proxy = proxy_to(server, tmp_path, total_timeout=0.3, max_concurrent=1)
+        proxy = proxy_to(server, tmp_path, total_timeout=2, max_concurrent=1)
         response = start(proxy)
         while next(response) != b"one":
             pass
