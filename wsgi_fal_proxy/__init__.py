@@ -13,9 +13,9 @@ from wsgi_fal_proxy._core.middleware import FalProxyMiddleware
 from wsgi_fal_proxy._core.proxy import FalProxy
 from wsgi_fal_proxy._fal.key import KeyFile
 from wsgi_fal_proxy._fal.operations import STRICT_URLS
-from wsgi_fal_proxy._fal.record import CallRecord
 from wsgi_fal_proxy._fal.request import FalRequest
 from wsgi_fal_proxy._policy.authorize import Allow, Refuse, allow_anyone
+from wsgi_fal_proxy._policy.call_record import CallRecord
 from wsgi_fal_proxy._version import __version__
 from wsgi_fal_proxy.errors import FalProxyError, SettingsError
 

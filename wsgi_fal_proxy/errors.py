@@ -1,8 +1,9 @@
 """All errors that a client can get: status, stable reason and detail.
 
-There are two branches. A `Refusal` means that fal has not acted on the request: nothing was sent,
-or the body failed half-way and the request was never completed. A `GatewayError` means that
-something failed between the proxy and fal.
+Most are of two branches. A `Refusal` means that fal has not acted on the request: nothing was
+sent, or the body failed half-way and the request was never completed. A `GatewayError` means that
+the proxy got no usable answer of fal, or could not deliver it. The others mean that the proxy
+itself cannot serve: it has no usable key, trusts no certificate, or has a bug.
 """
 
 from __future__ import annotations
@@ -234,7 +235,7 @@ class BodyTooLarge(Refusal):
 
 
 class KeyMissing(FalProxyError):
-    """Rule 5 of the formula: there is no key to send."""
+    """Rule 5 of the formula: there is no usable key. None is set, or its source failed."""
 
     status = "500 Internal Server Error"
     reason = "key_missing"
@@ -263,7 +264,7 @@ class TrustUnusable(FalProxyError):
 
 
 class InternalError(FalProxyError):
-    """A bug in the proxy, or an exception from a callable that the owner supplied."""
+    """A bug in the proxy, or an unexpected exception from the owner's `pool_manager`."""
 
     status = "500 Internal Server Error"
     reason = "internal_error"

@@ -30,7 +30,7 @@ def _application() -> StandaloneProxy:
         _refuse_to_start(error)
     # Most servers show no logger's line of this level.
     if not logging.getLogger("wsgi_fal_proxy").isEnabledFor(logging.INFO):
-        sys.stderr.write(f"wsgi-fal-proxy: {proxy.proxy.way_to_fal}\n")
+        sys.stderr.write(f"wsgi-fal-proxy: {proxy.proxy.route_description}\n")
     return proxy
 
 

@@ -200,12 +200,12 @@ PRICES = {"fal-ai/veo3/**": 20, "fal-ai/veo3/fast": 10, "**/pro": 5, "fal-ai/*":
     ],
 )
 def test_costs_are_those_of_the_endpoint(endpoint: str | None, cost: int) -> None:
-    assert Costs(PRICES).of(endpoint) == cost
+    assert Costs(PRICES).cost_of(endpoint) == cost
 
 
 @pytest.mark.parametrize("endpoint", ["fal-ai/veo3", "%", None])
 def test_costs_of_each_call_are_one_by_default(endpoint: str | None) -> None:
-    assert Costs(None).of(endpoint) == 1
+    assert Costs(None).cost_of(endpoint) == 1
 
 
 def test_costs_refuse_a_dear_call_where_a_cheap_one_is_not(fal: FakeFal) -> None:

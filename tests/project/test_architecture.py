@@ -113,7 +113,7 @@ def test_page_follows_a_request_in_the_order_of_the_calls(tmp_path: Path) -> Non
         finally:
             sys.setprofile(None)
     known = functions()
-    steps = [name for name in named(section("The way of a request")) if name in known]
+    steps = [name for name in named(section("The path of a request")) if name in known]
     # A request that is not refused.
     steps.remove("FalProxy._refuse")
     assert steps == sorted(steps, key=called.index)
@@ -122,7 +122,7 @@ def test_page_follows_a_request_in_the_order_of_the_calls(tmp_path: Path) -> Non
 
 def test_page_names_what_there_is() -> None:
     known = {*functions(), *CODE}
-    internals = section("What is used of other packages' internals")
+    internals = section("Internals of other packages that we use")
     for name in named(PAGE.replace(internals, "")):
         if re.fullmatch(r"(?!PoolManager)[A-Z]\w+\.\w+", name):
             assert name in known or hasattr(Exchange, name.partition(".")[2]), name
@@ -143,9 +143,9 @@ def test_page_has_every_lock_and_every_destructor() -> None:
     assert "A pool that is dropped" in text
 
 
-# What is used of other packages' internals.
+# Internals of other packages that we use.
 
-INTERNALS = table(section("What is used of other packages' internals"))
+INTERNALS = table(section("Internals of other packages that we use"))
 
 
 @pytest.mark.parametrize("row", INTERNALS, ids=lambda row: str(row[1]))

@@ -30,7 +30,7 @@ from werkzeug.test import Client
 from tests.support.examples import CALL, call
 from tests.support.serving import ROOT, dialling, free_port, running, serve_gunicorn, wait_for_port
 from wsgi_fal_proxy import FalProxy, FalProxyMiddleware, KeyFile
-from wsgi_fal_proxy._process.environment import KEY_VARIABLES
+from wsgi_fal_proxy._process.variables import KEY_VARIABLES
 from wsgi_fal_proxy._settings.environment import options_from_environment, variables
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from tests.support.serving import ROOT
 from wsgi_fal_proxy import FalProxyMiddleware
 from wsgi_fal_proxy.__main__ import _parser, _welcome, _whose
 from wsgi_fal_proxy._fal.patterns import compile_endpoint_patterns, compile_url_patterns
-from wsgi_fal_proxy._process import environment
+from wsgi_fal_proxy._process.variables import KEY_VARIABLES
 from wsgi_fal_proxy._settings.environment import variables
 from wsgi_fal_proxy._settings.options import Settings
 from wsgi_fal_proxy.errors import (
@@ -100,7 +100,7 @@ def test_readme_table_has_every_status() -> None:
 
 def test_readme_table_has_every_variable() -> None:
     written = {name for row in rows("### Stand-alone") for name in re.findall(r"FAL_\w+", row[0])}
-    assert written == {*environment.KEY_VARIABLES, *variables()}
+    assert written == {*KEY_VARIABLES, *variables()}
 
 
 def test_readme_table_says_of_servers_what_the_tests_observe() -> None:

@@ -297,8 +297,8 @@ def test_command_serves_on_port_8000_by_default(monkeypatch: pytest.MonkeyPatch)
         pytest.param(
             {"FAL_KEY_FILE": "/nowhere"},
             [],
-            "The file for the fal key on the server (FAL_KEY_FILE) cannot be read: No such file or"
-            " directory.",
+            "The file for the fal key on the server (FAL_KEY_FILE or KeyFile) cannot be read:"
+            " No such file or directory.",
             id="key-file",
         ),
         pytest.param(

@@ -201,16 +201,16 @@ def test_head_reader_raises_connection_error_if_the_head_is_cut_off(
 
 def test_head_reader_tells_whether_anything_came() -> None:
     reader = HeadReader()
-    before = reader.started
+    before = reader.has_begun
     reader.feed(b"H")
-    assert (before, reader.started) == (False, True)
+    assert (before, reader.has_begun) == (False, True)
 
 
 def test_head_reader_has_not_started_if_the_connection_ends_at_once() -> None:
     reader = HeadReader()
     with pytest.raises(ConnectionError):
         reader.feed(b"")
-    assert not reader.started
+    assert not reader.has_begun
 
 
 @either_way

@@ -227,7 +227,7 @@ def test_backup_domain_is_not_tried_through_an_egress_proxy(tmp_path: Path) -> N
 def test_backup_domain_and_the_main_one_have_five_seconds_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_fal_proxy._upstream.client.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("wsgi_fal_proxy._upstream.upstream.CONNECT_SECONDS", 1.0)
 
     def stalling(connection: Connection) -> None:
         connection.wait_for_close()

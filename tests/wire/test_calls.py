@@ -19,7 +19,7 @@ from tests.wire.test_upstream import CHUNKED, OK, get, post, proxy_to, stalling,
 from tests.wire.test_upstream import closing as hanging_up
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy._core.exchange import Exchange
-from wsgi_fal_proxy._core.record import NullRecorder
+from wsgi_fal_proxy._core.recorder import NullRecorder
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._upstream.call import Call
 from wsgi_fal_proxy._upstream.connect import _Checked, _Dialled
@@ -145,7 +145,7 @@ def test_call_without_a_socket_yet_can_be_broken_off() -> None:
     connection.sock.close()
     call.connection, call.is_abortable = connection, True
     call.abort()
-    assert call.aborted
+    assert call.is_aborted
 
 
 def relaying_aborts(proxy: FalProxy) -> None:

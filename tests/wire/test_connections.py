@@ -126,7 +126,7 @@ def test_calls_close_connections_that_are_too_old_and_some_at_a_time(
 ) -> None:
     monkeypatch.setattr(pool_module, "MAX_IDLE_SECONDS", 0.0)
     monkeypatch.setattr(pool_module, "_REAP_SECONDS", 0.0)
-    monkeypatch.setattr(pool_module, "_REAPED_BY_A_CALL", 4)
+    monkeypatch.setattr(pool_module, "_MAX_CHECKED_PER_CALL", 4)
     burst = Burst(10)
     counts: list[int] = []
 

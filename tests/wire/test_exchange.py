@@ -21,7 +21,7 @@ from tests.wire.test_calls import one_piece, start
 from tests.wire.test_upstream import CHUNKED, OK, get, post, proxy_to
 from wsgi_fal_proxy import CallRecord, FalProxy
 from wsgi_fal_proxy._core.exchange import Exchange, abandoned
-from wsgi_fal_proxy._core.record import NullRecorder
+from wsgi_fal_proxy._core.recorder import NullRecorder
 from wsgi_fal_proxy._core.slots import Slots
 from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._http.request_body import RequestBody

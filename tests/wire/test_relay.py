@@ -14,7 +14,7 @@ from tests.support.environs import JSON, RUN, TARGET, answer_to
 from tests.support.raw_server import RawServer
 from wsgi_fal_proxy import FalProxy, KeyFile, SettingsError, __version__
 from wsgi_fal_proxy._core.exchange import Exchange
-from wsgi_fal_proxy._core.record import NullRecorder
+from wsgi_fal_proxy._core.recorder import NullRecorder
 from wsgi_fal_proxy._fal.key import Hidden, Key
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy.errors import FalProxyError

@@ -37,12 +37,12 @@ Outcome = Literal["relayed", "refused", "truncated", "client_left"]
 
 
 class Recorder(Protocol):
-    """Makes the record of each exchange, or none."""
+    """Tells the observer how each exchange ended. Without an observer, does nothing."""
 
     def body_of_whole_answer(
         self, exchange: Exchange, pieces: list[bytes], outcome: Outcome
     ) -> Iterable[bytes]:
-        """Return the body of an answer that is here as a whole. Its end is the exchange's."""
+        """Return the body of a complete answer. The exchange ends when the body does."""
 
     def record(self, exchange: Exchange) -> None:
         """Take note that an exchange has ended. It does not raise."""
@@ -128,7 +128,11 @@ class Exchange(Call):
     # What it owns
 
     def hold(self, release: Callable[[], object]) -> None:
-        """Own something until `release`, by what releases it."""
+        """Register a function for `release` to call.
+
+        Args:
+            release: Gives one resource back. It must not block.
+        """
         self._releases = (*self._releases, release)
 
     def watch(self) -> None:
@@ -207,10 +211,10 @@ class Exchange(Call):
     def fail(self, error: FalProxyError) -> None:
         """Release all, since the answer is ours, and decide on the charge."""
         self.release()
-        self.settle(billed=error.may_be_billed and self.sent)
+        self.settle(billed=error.may_be_billed and self.is_sent)
         self.reason = error.reason
         spends = self.request is not None and self.request.operation.spends
-        if self.sent and spends and isinstance(error, GatewayError):
+        if self.is_sent and spends and isinstance(error, GatewayError):
             error.discourage_retry()
 
     def end(self, outcome: Outcome) -> None:
@@ -220,7 +224,7 @@ class Exchange(Call):
         self.outcome = outcome
         self.release()
         # What fal never saw is refunded, however this ends.
-        self.settle(billed=self.sent)
+        self.settle(billed=self.is_sent)
         self._recorder.record(self)
 
     def end_if_client_left(self) -> bool:
@@ -250,7 +254,7 @@ class Exchange(Call):
         if self.request is not None and isinstance(error, GatewayError):
             target, request_id = self.request.target, self.request_id
             named = "" if request_id is None else f", fal's request id {request_id}"
-            seconds = monotonic() - self.started
+            seconds = monotonic() - self.started_at
             call = (
                 f" ({self.request.method} {target.host}{target.path}{named}, after {seconds:.3f} s)"
             )

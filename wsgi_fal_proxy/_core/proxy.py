@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 from wsgi_fal_proxy._core.error_response import error_response
 from wsgi_fal_proxy._core.exchange import Exchange, abandoned
-from wsgi_fal_proxy._core.record import NullRecorder, ObserverRecorder
+from wsgi_fal_proxy._core.recorder import NullRecorder, ObserverRecorder
 from wsgi_fal_proxy._core.response_body import ResponseBody
 from wsgi_fal_proxy._core.slots import Slots
 from wsgi_fal_proxy._downstream.connection import input_stopper
@@ -38,7 +38,7 @@ from wsgi_fal_proxy._policy.policy import Policy
 from wsgi_fal_proxy._process.unpatched import gevent_owns_sockets
 from wsgi_fal_proxy._settings.docstring import documents_options
 from wsgi_fal_proxy._settings.options import Settings
-from wsgi_fal_proxy._upstream.client import Upstream
+from wsgi_fal_proxy._upstream.upstream import Upstream
 from wsgi_fal_proxy.errors import (
     ClientGone,
     FalProxyError,
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
     from wsgi_fal_proxy._core.exchange import Outcome, Recorder
-    from wsgi_fal_proxy._fal.record import Observer
     from wsgi_fal_proxy._http.cors import Cors
     from wsgi_fal_proxy._policy.allowlist import Allowlist
+    from wsgi_fal_proxy._policy.call_record import Observer
     from wsgi_fal_proxy._policy.limits.limiter import Limiter
     from wsgi_fal_proxy._settings.options import Options
     from wsgi_fal_proxy._upstream.response import UpstreamResponse
@@ -107,7 +107,7 @@ class FalProxy:
             if self._cors.is_preflight(environ):
                 body.discard(input_stopper(environ))
                 return self._cors.preflight(environ, start_response)
-            start_response = self._cors.sharing(environ, start_response)
+            start_response = self._cors.with_cors_headers(environ, start_response)
         if not abandoned.queue.empty():
             # What the server has dropped may hold the slot that this request needs.
             abandoned.end_all()
@@ -208,13 +208,13 @@ class FalProxy:
         Raises:
             TrustUnusable: The system's or the owner's certificates cannot be used.
         """
-        if self._upstream.way.trust_problem:
+        if self._upstream.route.trust_problem:
             raise TrustUnusable
 
     @property
-    def way_to_fal(self) -> str:
-        """One sentence that says which way calls go. Empty if only `pool_manager` knows."""
-        return self._upstream.way.description
+    def route_description(self) -> str:
+        """One sentence about the route of calls to fal. Empty if `pool_manager` decides it."""
+        return self._upstream.route.description
 
     def _warn_of_key(self) -> None:
         """Log what is wrong with the key. It can still be corrected later, so do not raise."""

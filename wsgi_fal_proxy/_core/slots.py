@@ -17,11 +17,11 @@ class Slots:
     """Counts the requests that are being relayed in this process.
 
     Args:
-        most: How many there may be.
+        max_taken: How many there may be.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_taken: int) -> None:
+        self._max_taken = max_taken
         self.reset_after_fork()
         reset_in_children(self)
 
@@ -38,7 +38,7 @@ class Slots:
         """
         holder = object()
         with self._lock:
-            if len(self._taken) >= self._most:
+            if len(self._taken) >= self._max_taken:
                 raise RelayFull
             self._taken.add(holder)
         # Bound to this set: after a fork the child has a new one.

@@ -39,20 +39,22 @@ class StandaloneProxy(FalProxyMiddleware):
             raise SettingsError(
                 "prefix", prefix, "it must be another path: /healthz is the health check"
             )
-        self._elsewhere = f"There is nothing here; the fal proxy answers at {prefix}."
+        self._not_found_detail = f"There is nothing here; the fal proxy answers at {prefix}."
         if options.get("pool_manager") is None:
             options.setdefault("egress_proxy", ENVIRONMENT)
-        super().__init__(self._beside, prefix=prefix, **options)
+        super().__init__(self._health_or_not_found, prefix=prefix, **options)
 
     def check_key(self, environ: WSGIEnvironment) -> None:
         """See `FalProxy.check_key`."""
         self.proxy.check_key(environ)
 
-    def _beside(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def _health_or_not_found(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterable[bytes]:
         RequestBody(environ, max_bytes=0).discard(input_stopper(environ))
         try:
             if environ.get("PATH_INFO") != HEALTH_PATH:
-                raise NotFound(self._elsewhere)
+                raise NotFound(self._not_found_detail)
             self.check_key(environ)
             self.proxy.check_trust()
         except FalProxyError as error:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy._process.environment import read_variable
+from wsgi_fal_proxy._process.variables import read_variable
 from wsgi_fal_proxy.errors import FalProxyError, KeyMalformed, KeyMissing
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class KeyFile:
         except ValueError:
             why = "its name is not a path"
         # Raised outside the except blocks, because their errors hold the path.
-        detail = f"The file for the fal key on the server (FAL_KEY_FILE) cannot be read: {why}."
+        detail = f"The file for the fal key on the server (FAL_KEY_FILE or KeyFile) cannot be read: {why}."
         raise KeyMissing(detail)
 
     def _current(self) -> Hidden:

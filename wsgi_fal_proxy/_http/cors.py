@@ -35,7 +35,7 @@ _THIS_MACHINE: Final = re.compile(
 
 _METHODS: Final = "GET, POST, PUT"
 # Seconds. Chromium caps it at two hours.
-_MAX_AGE: Final = "7200"
+_MAX_AGE_SECONDS: Final = "7200"
 # Characters. fal's client asks for at most five names, and an app may add a few.
 _MAX_REQUESTED_LENGTH: Final = 4_096
 
@@ -107,7 +107,7 @@ class Cors:
         if allowing := self._allowing(environ):
             headers += allowing
             headers.append(("Access-Control-Allow-Methods", _METHODS))
-            headers.append(("Access-Control-Max-Age", _MAX_AGE))
+            headers.append(("Access-Control-Max-Age", _MAX_AGE_SECONDS))
             # All requested names are allowed. A header gives the page no power beyond spending,
             # which it already has, and an app's `authorize` may need one, such as `authorization`.
             requested = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
@@ -116,14 +116,16 @@ class Cors:
         start_response("204 No Content", headers)
         return []
 
-    def sharing(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
+    def with_cors_headers(
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> StartResponse:
         """Return a `start_response` that adds the CORS fields to an answer."""
         allowing = self._allowing(environ)
 
         def start(
             status: str, headers: HeaderList, exc_info: Any = None, /
         ) -> Callable[[bytes], object]:
-            shared = _varying(headers) + allowing
+            shared = _with_vary_origin(headers) + allowing
             if allowing and (exposed := _exposed(headers)):
                 shared.append(("Access-Control-Expose-Headers", exposed))
             return start_response(status, shared, exc_info)
@@ -151,7 +153,7 @@ def _names(requested: str) -> list[str]:
     return []
 
 
-def _varying(headers: HeaderList) -> HeaderList:
+def _with_vary_origin(headers: HeaderList) -> HeaderList:
     """Return the fields without fal's own CORS fields, and with `Vary: Origin`."""
     kept = [
         (name, value)

@@ -268,14 +268,14 @@ class ResponseHead(NamedTuple):
 class HeadReader:
     """Finds the final response head in received bytes. Skips interim ones (1xx)."""
 
-    __slots__ = ("_searched", "leftover", "started")
+    __slots__ = ("_searched", "has_begun", "leftover")
 
     def __init__(self) -> None:
         self.leftover: bytes = b""
         """Once `feed` has returned the head: the bytes that came after it. Before that: the
         received part of a head, which the next `feed` completes."""
         self._searched = 0
-        self.started: bool = False
+        self.has_begun: bool = False
         """Whether any byte has arrived."""
 
     def feed(self, data: bytes) -> ResponseHead | None:
@@ -290,7 +290,7 @@ class HeadReader:
         """
         if not data:
             raise ConnectionError("the connection was closed before a whole response head came")
-        self.started = True
+        self.has_begun = True
         buffer = self.leftover + data
         while (end := buffer.find(b"\r\n\r\n", self._searched)) >= 0:
             if end > MAX_HEAD_BYTES:

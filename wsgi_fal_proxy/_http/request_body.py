@@ -149,7 +149,7 @@ class RequestBody:
                 self.unread = 0
             self._give_back()
             if not self.first:
-                self._check_that_it_is_not_lost()
+                self._refuse_lost_body()
         content_type = self._content_type
         if self.length == 0:
             if not isinstance(content_type, str):
@@ -163,7 +163,7 @@ class RequestBody:
         if self.length is not None and self.length > self._max_bytes:
             raise self._too_large()
 
-    def _check_that_it_is_not_lost(self) -> None:
+    def _refuse_lost_body(self) -> None:
         """Refuse an empty POST if a body may have been sent that did not arrive here."""
         environ = self._environ
         if self._is_terminated or environ.get("REQUEST_METHOD") != "POST":
@@ -263,10 +263,14 @@ class RequestBody:
             return
         if self._input is None:
             self._open()
-        most = self._max_bytes + 1 if self.is_authorized else _DISCARDED_BYTES
+        max_discarded_bytes = self._max_bytes + 1 if self.is_authorized else _DISCARDED_BYTES
         # If more is declared than we are ready to read, reading a part would not help: read
         # nothing.
-        left = min(self.unread, most) if self.length is None or self.unread <= most else 0
+        left = (
+            min(self.unread, max_discarded_bytes)
+            if self.length is None or self.unread <= max_discarded_bytes
+            else 0
+        )
         if left:
             self._discard(left, end_input)
         if self.first is None:
@@ -277,7 +281,7 @@ class RequestBody:
         clock = None
         try:
             if end_input is not None:
-                clock = _Clock(_DISCARD_SECONDS, end_input)
+                clock = _Timer(_DISCARD_SECONDS, end_input)
             if self.first is None and self.length == left <= PIECE_BYTES:
                 self.read_ahead()
             else:
@@ -373,7 +377,7 @@ class RequestBody:
         return BodyIncomplete(detail)
 
 
-class _Clock:
+class _Timer:
     """Calls a function on a thread of the system after some seconds, unless it is stopped."""
 
     def __init__(self, seconds: float, function: Callable[[], object]) -> None:

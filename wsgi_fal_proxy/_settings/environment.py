@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from wsgi_fal_proxy._process.environment import (
+from wsgi_fal_proxy._process.variables import (
     KEY_VARIABLES,
     OPTION_PREFIX,
     option_variables,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import urllib3
 
     from wsgi_fal_proxy._fal.key import KeySource
-    from wsgi_fal_proxy._fal.record import Observer
     from wsgi_fal_proxy._policy.authorize import Authorize
+    from wsgi_fal_proxy._policy.call_record import Observer
 
     class Options(TypedDict, total=False):
         """The keyword options of `FalProxy` for type checkers; a test compares it to `Settings`."""

@@ -32,21 +32,21 @@ class Call:
         connection: What the call holds, by `Pool.acquire`. None before that and after its release.
         is_abortable: Whether `abort` may use the connection's descriptor. While a connection is
             being made or closed, that number may already belong to another one.
-        started: `time.monotonic()` at the beginning.
+        started_at: `time.monotonic()` at the beginning.
         deadline: The same clock's time at which `total_timeout` ends. None: no limit.
-        aborted: Whether `abort` was called.
-        sent: Whether the system has taken the whole request. fal cannot act on a part of one.
+        is_aborted: Whether `abort` was called.
+        is_sent: Whether the system has taken the whole request. fal cannot act on a part of one.
     """
 
     __slots__ = (
         "_lock",
-        "aborted",
         "connection",
         "deadline",
         "is_abortable",
+        "is_aborted",
+        "is_sent",
         "pool",
-        "sent",
-        "started",
+        "started_at",
     )
 
     def __init__(self, total_timeout: float | None = None) -> None:
@@ -56,16 +56,16 @@ class Call:
         self.pool: Pool | None = None
         self.is_abortable: bool = False
         self.connection: Connection | None = None
-        self.aborted: bool = False
-        self.sent: bool = False
-        self.started: float = monotonic()
+        self.is_aborted: bool = False
+        self.is_sent: bool = False
+        self.started_at: float = monotonic()
         self.deadline: float | None = (
-            None if total_timeout is None else self.started + total_timeout
+            None if total_timeout is None else self.started_at + total_timeout
         )
 
     def allow_abort(self) -> None:
         """Let `abort` break the connection, which has been made."""
-        # No lock: the caller checks `aborted` right after this.
+        # No lock: the caller checks `is_aborted` right after this.
         self.is_abortable = True
 
     def close_connection(self) -> None:
@@ -100,27 +100,29 @@ class Call:
     def abort(self) -> None:
         """Break the call off: a wait for the connection ends at once, with an error."""
         with self._lock:
-            self.aborted = True
+            self.is_aborted = True
             sock = self.connection.sock if self.is_abortable and self.connection else None
             if sock is not None:
                 _shut_down(sock.fileno())
 
-    def until(self, seconds: float | None) -> float | None:
-        """Return the time at which a wait of so many seconds from now must end.
+    def deadline_for(self, wait_seconds: float | None) -> float | None:
+        """Return when a wait that starts now must end, by `time.monotonic()`. None: no limit.
 
         Args:
-            seconds: None: the wait has no limit of its own.
+            wait_seconds: The limit of the wait itself. None: it has none.
         """
-        if seconds is None:
+        if wait_seconds is None:
             return self.deadline
-        end = monotonic() + seconds
+        end = monotonic() + wait_seconds
         return end if self.deadline is None else min(end, self.deadline)
 
-    def at_most(self, seconds: float | None) -> float | None:
-        """Return `seconds`, or the time to the deadline if that is less, for a socket's timeout."""
-        return seconds if self.deadline is None else seconds_left(self.until(seconds))
+    def timeout_for(self, wait_seconds: float | None) -> float | None:
+        """Return a socket's timeout: `wait_seconds`, or the time to the deadline if it is shorter."""
+        if self.deadline is None:
+            return wait_seconds
+        return seconds_left(self.deadline_for(wait_seconds))
 
-    def is_over(self) -> bool:
+    def has_timed_out(self) -> bool:
         """Whether `total_timeout` has passed."""
         return self.deadline is not None and monotonic() >= self.deadline
 

@@ -44,7 +44,7 @@ class _Pending:
     """A lookup under way. `done` is gevent's own event under gevent."""
 
     def __init__(self) -> None:
-        self.started = monotonic()
+        self.started_at = monotonic()
         self.done = threading.Event()
         self.found: Sequence[AddressInfo] | None = None
         self.error: Exception | None = None
@@ -113,7 +113,7 @@ class Lookup:
             self._start(pending, host, port)
         until = deadline
         if known is not None:
-            until = min(pending.started + PATIENCE_SECONDS, deadline or float("inf"))
+            until = min(pending.started_at + PATIENCE_SECONDS, deadline or float("inf"))
         if not pending.done.wait(seconds_left(until)):
             if known is not None:
                 return known

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import urllib3
 
-from wsgi_fal_proxy._process.environment import goes_directly, proxy_variables
+from wsgi_fal_proxy._process.variables import goes_directly, proxy_variables
 from wsgi_fal_proxy._upstream.egress import (
     DIRECT,
     ENVIRONMENT,
@@ -44,20 +44,20 @@ _OF_THE_PROXY: Final = ("_proxy", "_proxy_headers", "_proxy_config", "_socks_opt
 _DIRECT_SCHEME: Final = "https, not through the proxy"
 
 
-class Way(NamedTuple):
+class Route(NamedTuple):
     """How calls reach fal."""
 
     manager: urllib3.PoolManager
-    """By its rules the relay connects."""
+    """The relay connects by its rules."""
     description: str
-    """One sentence for the log. Empty where only the owner's manager knows."""
+    """One sentence for the log. Empty if the owner's manager decides."""
     trust_problem: str = ""
     """Why fal's certificate cannot be trusted, in a sentence. Empty if it can, or the owner's
     manager decides."""
 
 
-def way_to_fal(manager: object, egress_proxy: str | None) -> Way:
-    """Check the owner's manager or make one, and log which way calls go.
+def make_route(manager: object, egress_proxy: str | None) -> Route:
+    """Check the owner's manager or make one, and log their route.
 
     Args:
         manager: The option `pool_manager`. None: one of ours is made.
@@ -69,26 +69,26 @@ def way_to_fal(manager: object, egress_proxy: str | None) -> Way:
     """
     found = proxy_variables()
     if manager is not None:
-        way = _by_owner(manager)
+        route = _by_owner(manager)
     elif egress_proxy is None or egress_proxy == DIRECT:
         if egress_proxy is None and _egress_of(found) is not None:
             _warn_of_unused()
-        way = Way(default_manager(), "Calls to fal go there directly, without an egress proxy.")
+        route = Route(default_manager(), "Calls to fal go there directly, without an egress proxy.")
     elif egress_proxy == ENVIRONMENT:
-        way = _by_environment(found)
+        route = _by_environment(found)
     else:
         egress = usable_egress("egress_proxy", egress_proxy)
-        way = Way(
+        route = Route(
             egress_manager(egress, lambda _place: False),
             f"Calls to fal go through the egress proxy {egress.url} (the option egress_proxy).",
         )
-    if way.description:
-        _logger.info("%s", way.description)
-    context = way.manager.connection_pool_kw.get("ssl_context")
+    if route.description:
+        _logger.info("%s", route.description)
+    context = route.manager.connection_pool_kw.get("ssl_context")
     if manager is None and context is not None and (problem := trust_problem(context)):
         _logger.error("%s: %s", TrustUnusable.reason, problem)
-        return way._replace(trust_problem=problem)
-    return way
+        return route._replace(trust_problem=problem)
+    return route
 
 
 def default_manager() -> urllib3.PoolManager:
@@ -156,15 +156,17 @@ def _with_exceptions(base: Any) -> Any:
     return type("EgressManager", (_Exceptions, base), {})
 
 
-def _by_environment(found: dict[str, str]) -> Way:
+def _by_environment(found: dict[str, str]) -> Route:
     egress = _egress_of(found)
     if egress is None:
         why = "NO_PROXY excepts it" if _find_proxy_variable(found) else "HTTPS_PROXY is not set"
-        return Way(default_manager(), f"Calls to fal go there directly: {why}.")
-    way = f"Calls to fal go through the egress proxy {egress.url} ({_find_proxy_variable(found)}"
+        return Route(default_manager(), f"Calls to fal go there directly: {why}.")
+    description = (
+        f"Calls to fal go through the egress proxy {egress.url} ({_find_proxy_variable(found)}"
+    )
     if found.get("no"):
-        way += ", except to hosts that NO_PROXY names"
-    return Way(egress_manager(egress, partial(goes_directly, found)), f"{way}).")
+        description += ", except to hosts that NO_PROXY names"
+    return Route(egress_manager(egress, partial(goes_directly, found)), f"{description}).")
 
 
 def _find_proxy_variable(found: dict[str, str]) -> str:
@@ -194,7 +196,7 @@ def _warn_of_unused() -> None:
     )
 
 
-def _by_owner(manager: object) -> Way:
+def _by_owner(manager: object) -> Route:
     """Check the option `pool_manager`."""
     option = "pool_manager"
     if not isinstance(manager, urllib3.PoolManager):
@@ -206,10 +208,10 @@ def _by_owner(manager: object) -> Way:
         raise SettingsError(option, manager, why)
     proxy = manager.proxy
     if proxy is None:
-        return Way(manager, "")
+        return Route(manager, "")
     place = f"{proxy.scheme}://{proxy.netloc}"
-    way = f"Calls to fal go through the egress proxy {place} (the option pool_manager)."
-    return Way(_with_login(manager), way)
+    description = f"Calls to fal go through the egress proxy {place} (the option pool_manager)."
+    return Route(_with_login(manager), description)
 
 
 def _with_login(manager: Any) -> urllib3.PoolManager:

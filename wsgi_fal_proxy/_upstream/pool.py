@@ -10,7 +10,7 @@ subclasses, and `RelayPool` alone uses them: `_get_conn`, `_put_conn`, `_new_con
 `_prepare_proxy` and `_validate_conn`. The module `connect` overrides a connection's `_new_conn`.
 That is why urllib3's major version is bounded, and why tests run on its oldest supported and newest
 versions.
-`docs/architecture.md` lists all that is used of other packages' internals.
+`docs/architecture.md` lists the internals of other packages that we use.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 _PORT: Final = 443
 # Hosts whose connections are kept. fal's clients call four: fal.run, queue., rest. and wma.fal.run.
-_MOST_HOSTS: Final = 32
+_MAX_HOSTS: Final = 32
 # Connections that are kept for each host: at least as many as any usual server process has threads
 # or greenlets.
-_MOST_KEPT: Final = 1_000
+_MAX_KEPT: Final = 1_000
 # The shortest time between two reaps of a pool.
 _REAP_SECONDS: Final = 0.5
 # How many connections a reap by a call looks at, so that one call does not pay for hundreds.
-_REAPED_BY_A_CALL: Final = 64
+_MAX_CHECKED_PER_CALL: Final = 64
 
 
 class Pools:
@@ -79,7 +79,7 @@ class Pools:
         """Return the pool of a host that is not among the connected ones."""
         pool: Any = self._own.connection_from_host(host, _PORT, "https")
         if pool.is_closed:
-            # It was closed to make room, and the manager still knows it.
+            # `add` closed it to make room. The manager still has it.
             self._own.pools.clear()
             pool = self._own.connection_from_host(host, _PORT, "https")
         relay_pool: RelayPool = pool
@@ -90,7 +90,7 @@ class Pools:
         if host in self.connected or pool.is_closed:
             return
         self.connected[host] = pool
-        if len(self.connected) > _MOST_HOSTS:
+        if len(self.connected) > _MAX_HOSTS:
             # Another thread may do so at the same time.
             idle, _ = min(list(self.connected.items()), key=lambda item: item[1].released_at)
             if closed := self.connected.pop(idle, None):
@@ -102,23 +102,23 @@ class Pools:
             pool.reap()
 
     def reset_after_fork(self) -> None:
-        """Begin with no connection: those that there are belong to the parent."""
+        """Start without connections: the inherited ones belong to the parent."""
         # Keep the parent's pools for ever: to free one takes its lock, which another thread may
         # have held at the fork.
-        _left_behind.append((self._own, self.connected))
+        _pools_of_parent.append((self._own, self.connected))
         for pool in self.connected.values():
             pool.forget()
         self._own = _own(self._manager)
         self.connected = {}
 
 
-_left_behind: Final[list[object]] = []
+_pools_of_parent: Final[list[object]] = []
 
 
 def _own(manager: urllib3.PoolManager) -> urllib3.PoolManager:
     """Copy a manager, so that the copy makes pools of ours by the same rules."""
     own = copy.copy(manager)
-    own.pools = urllib3.PoolManager(_MOST_HOSTS).pools
+    own.pools = urllib3.PoolManager(_MAX_HOSTS).pools
     own.pool_classes_by_scheme = {
         scheme: _pool_class(base) for scheme, base in manager.pool_classes_by_scheme.items()
     }
@@ -143,10 +143,10 @@ class RelayPool(_Base):
     """
 
     # An instance with more than 30 attributes besides its slots is slower on CPython.
-    __slots__ = ("_kept", "_lookup", "_most_kept", "_reap_at", "_reaped_to", "released_at")
+    __slots__ = ("_kept", "_lookup", "_max_kept", "_reap_at", "_reaped_to", "released_at")
 
     def __init__(self, host: str, port: int | None = None, **options: Any) -> None:
-        self._most_kept: int = options.get("maxsize", _MOST_KEPT)
+        self._max_kept: int = options.get("maxsize", _MAX_KEPT)
         if not options.get("block"):
             # The queue is not used, and urllib3 would fill it.
             options["maxsize"] = 1
@@ -184,7 +184,7 @@ class RelayPool(_Base):
             if now >= connection.usable_until or not connection.is_connected:
                 connection.close()
             if self._kept and now >= self._reap_at:
-                self.reap(_REAPED_BY_A_CALL)
+                self.reap(_MAX_CHECKED_PER_CALL)
         call.pool, call.connection = self, connection
         call.is_abortable = connection.sock is not None
         return connection  # type: ignore[no-any-return]
@@ -194,9 +194,9 @@ class RelayPool(_Base):
 
     def _get_bounded(self, call: Call, seconds: float | None) -> Any:
         try:
-            return self._get_conn(timeout=call.at_most(seconds))
+            return self._get_conn(timeout=call.timeout_for(seconds))
         except (EmptyPoolError, ClosedPoolError) as error:
-            # A closed one was just made room for: the next call finds another.
+            # `add` has just closed this pool to make room. The next call gets a new one.
             raise RelayFull from error
 
     def connect(self, call: Call, connection: Connection, seconds: float | None) -> None:
@@ -212,7 +212,7 @@ class RelayPool(_Base):
         """
         untyped: Any = connection
         untyped.look_up(self._lookup, call.deadline)
-        untyped.timeout = call.at_most(seconds)
+        untyped.timeout = call.timeout_for(seconds)
         if self.proxy is not None:
             self._prepare_proxy(untyped)
         self._validate_conn(untyped)
@@ -234,18 +234,19 @@ class RelayPool(_Base):
         if self.block:
             self._put_conn(untyped)
         elif connection.sock is not None:
-            if len(self._kept) >= self._most_kept:
+            if len(self._kept) >= self._max_kept:
                 connection.close()
             else:
                 self._kept.append(connection)
 
-    def reap(self, most: int | None = None) -> None:
+    def reap(self, max_checked: int | None = None) -> None:
         """Close the kept connections that fal has closed, and those that are too old.
 
         It may run on any thread. It does nothing if it has just run.
 
         Args:
-            most: How many connections it looks at. The next time, it goes on from there. None: all.
+            max_checked: How many connections it looks at. The next time, it goes on from there.
+                None: all.
         """
         now = monotonic()
         if now < self._reap_at:
@@ -254,8 +255,8 @@ class RelayPool(_Base):
         if self.block:
             self._reap_queue(now)
             return
-        begin = 0 if most is None or self._reaped_to >= len(self._kept) else self._reaped_to
-        looked_at = self._kept[begin : None if most is None else begin + most]
+        begin = 0 if max_checked is None or self._reaped_to >= len(self._kept) else self._reaped_to
+        looked_at = self._kept[begin : None if max_checked is None else begin + max_checked]
         self._reaped_to = begin + len(looked_at)
         for connection in _find_gone(looked_at, now):
             self._reaped_to -= 1
@@ -269,7 +270,7 @@ class RelayPool(_Base):
                     connection.close()
 
     def _reap_queue(self, now: float) -> None:
-        """Do so in urllib3's queue, where a closed connection keeps its place."""
+        """Close those in urllib3's queue. A closed connection keeps its place there."""
         if self.pool is not None:
             with self.pool.mutex:
                 for connection in _find_gone(filter(None, self.pool.queue), now):
@@ -278,17 +279,17 @@ class RelayPool(_Base):
     @property
     def is_closed(self) -> bool:
         """Whether it keeps no connection any more."""
-        return self._most_kept == 0
+        return self._max_kept == 0
 
     def close(self) -> None:
         """Close the connections that are kept, and those that are in use when they come back."""
-        self._most_kept = 0
+        self._max_kept = 0
         _close_all(self._kept)
         super().close()
 
     def forget(self) -> None:
-        """Close this process's copies of the connections that another process uses."""
-        self._most_kept = 0
+        """Close the descriptors that were inherited from the parent, which uses them."""
+        self._max_kept = 0
         _close_all(self._kept)
 
 

@@ -95,7 +95,7 @@ class UpstreamResponse:
         content, self._waiting = self._waiting, b""
         call = self._call
         # The deadline is for content. Framing that drips in does not extend it.
-        deadline = call.until(self._read_timeout)
+        deadline = call.deadline_for(self._read_timeout)
         try:
             while not content and not framing.complete:
                 connection = call.connection
@@ -107,7 +107,7 @@ class UpstreamResponse:
                     framing.end()
         except IN_THE_CONTENT as error:
             call.release_connection(reusable=False)
-            why = "total_timeout ran out" if call.is_over() else error or type(error).__name__
+            why = "total_timeout ran out" if call.has_timed_out() else error or type(error).__name__
             raise Truncated(f"The target's answer broke off: {why}") from error
         if framing.complete:
             call.release_connection(reusable=self._reusable and not framing.excess)

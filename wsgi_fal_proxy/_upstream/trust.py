@@ -11,7 +11,7 @@ import ssl
 from functools import partial
 from typing import Final
 
-from wsgi_fal_proxy._process.environment import read_raw_variable
+from wsgi_fal_proxy._process.variables import read_raw_variable
 
 _FILE: Final = "SSL_CERT_FILE"
 _DIRECTORY: Final = "SSL_CERT_DIR"

@@ -10,15 +10,15 @@ from wsgi_fal_proxy._http.request_body import PIECE_BYTES
 if TYPE_CHECKING:
     import socket
 
-_LEAST_SECONDS: Final = 0.001
+_MIN_TIMEOUT_SECONDS: Final = 0.001
 # A socket's timeout may be this much too long before it is set again. Most waits want the same
 # timeout as the wait before, and to set it is a system call.
-_NEAR_SECONDS: Final = 0.005
+_TIMEOUT_TOLERANCE_SECONDS: Final = 0.005
 
 
 def seconds_left(deadline: float | None) -> float | None:
     """Return the seconds until a deadline, for a socket's timeout, which must not be 0."""
-    return None if deadline is None else max(deadline - monotonic(), _LEAST_SECONDS)
+    return None if deadline is None else max(deadline - monotonic(), _MIN_TIMEOUT_SECONDS)
 
 
 def send_all(sock: socket.socket, data: bytes, seconds: float | None) -> None:
@@ -58,7 +58,7 @@ def receive(sock: socket.socket, deadline: float | None) -> bytes:
         if left <= 0:
             raise TimeoutError("nothing more came in time")
         present = sock.gettimeout()
-        if present is None or not 0 <= present - left < _NEAR_SECONDS:
+        if present is None or not 0 <= present - left < _TIMEOUT_TOLERANCE_SECONDS:
             sock.settimeout(left)
     return sock.recv(PIECE_BYTES)
 

@@ -41,7 +41,7 @@ class Costs:
         ]
         self._highest = max([1, *costs.values()])
 
-    def of(self, endpoint: str | None) -> int:
+    def cost_of(self, endpoint: str | None) -> int:
         """Return what a call costs: 1 if no pattern matches.
 
         Case does not matter, since fal may ignore it, too.

@@ -71,7 +71,7 @@ class Limiter:
         """
         if not operation.spends:
             return None
-        cost = self._costs.of(operation.endpoint)
+        cost = self._costs.cost_of(operation.endpoint)
         name = caller_name(identity, environ.get("REMOTE_ADDR") or "")
         callers = [_EVERYBODY if one.is_global else name for one in self._limits]
         generation = self._outage.generation

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # For each limit, in one window; about 20 MB. Beyond that number, the first caller is
 # forgotten. An attacker with 100,000 addresses can already spend that many budgets.
-_MOST_CALLERS: Final = 100_000
+_MAX_CALLERS: Final = 100_000
 
 
 class MemoryStore:
@@ -58,7 +58,7 @@ class MemoryStore:
                 return ChargeResult(None, taken, seconds_left)
             for (_, counts), caller, so_far in zip(windows, callers, taken, strict=True):
                 counts[caller] = so_far + cost
-                if len(counts) > _MOST_CALLERS:
+                if len(counts) > _MAX_CALLERS:
                     # The first in the order in which they came.
                     del counts[next(iter(counts))]
         charged = [counts for _, counts in windows]

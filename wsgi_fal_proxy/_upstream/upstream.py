@@ -21,7 +21,7 @@ from wsgi_fal_proxy._upstream.errors import (
     connect_error,
     head_error,
 )
-from wsgi_fal_proxy._upstream.manager import way_to_fal
+from wsgi_fal_proxy._upstream.manager import make_route
 from wsgi_fal_proxy._upstream.pool import Pools
 from wsgi_fal_proxy._upstream.response import UpstreamResponse
 from wsgi_fal_proxy._upstream.wire import receive, send_all
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from wsgi_fal_proxy._http.request_body import RequestBody
     from wsgi_fal_proxy._upstream.call import Call
     from wsgi_fal_proxy._upstream.connect import Connection
-    from wsgi_fal_proxy._upstream.manager import Way
+    from wsgi_fal_proxy._upstream.manager import Route
     from wsgi_fal_proxy._upstream.pool import RelayPool
 
 # Seconds to wait for an answer to a request that could not be sent whole. An early answer has
@@ -87,8 +87,8 @@ class Upstream:
         backup_domains: bool,
     ) -> None:
         self._backups = Backups() if backup_domains else None
-        self.way: Way = way_to_fal(manager, egress_proxy)
-        self._pools = Pools(self.way.manager)
+        self.route: Route = make_route(manager, egress_proxy)
+        self._pools = Pools(self.route.manager)
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
 
@@ -119,7 +119,7 @@ class Upstream:
             try:
                 return self._send_and_read_head(call, connection, message, body)
             except Stale:
-                if not was_kept or call.aborted or not _is_repeatable(request, body):
+                if not was_kept or call.is_aborted or not _is_repeatable(request, body):
                     raise
             call.close_connection()
             self._connect(call, pool, connection, domain, self._connect_timeout)
@@ -167,7 +167,7 @@ class Upstream:
                         self._connect(call, pool, connection, domain, seconds)
                 except GatewayError as error:
                     failures[domain] = error
-                    if call.aborted or call.is_over():
+                    if call.is_aborted or call.has_timed_out():
                         raise
                 else:
                     if domain == host:
@@ -199,15 +199,15 @@ class Upstream:
     def _send_and_read_head(
         self, call: Call, connection: Connection, message: h1.RequestHead, body: RequestBody
     ) -> UpstreamResponse:
-        if call.aborted:
+        if call.is_aborted:
             raise ClientGone
-        if call.deadline is not None and call.is_over():
+        if call.deadline is not None and call.has_timed_out():
             raise TotalTimeout
         sock = connection.sock
         reader = h1.HeadReader()
         try:
-            is_sent = call.sent = self._send(call, sock, message, body)
-            deadline = call.until(self._read_timeout if is_sent else _EARLY_ANSWER_SECONDS)
+            is_sent = call.is_sent = self._send(call, sock, message, body)
+            deadline = call.deadline_for(self._read_timeout if is_sent else _EARLY_ANSWER_SECONDS)
             while (head := reader.feed(receive(sock, deadline))) is None:
                 pass
             return UpstreamResponse(
@@ -219,7 +219,7 @@ class Upstream:
                 read_timeout=self._read_timeout,
             )
         except BEFORE_THE_HEAD as error:
-            raise head_error(error, has_begun=reader.started) from error
+            raise head_error(error, has_begun=reader.has_begun) from error
 
     def _send(
         self, call: Call, sock: socket.socket, message: h1.RequestHead, body: RequestBody
@@ -228,7 +228,7 @@ class Upstream:
         try:
             seconds = self._read_timeout
             if call.deadline is not None:
-                seconds = call.at_most(seconds)
+                seconds = call.timeout_for(seconds)
             send_all(sock, message, seconds)
             # A body of up to one piece was sent with the head.
             if body.unread:
@@ -245,16 +245,18 @@ class Upstream:
             self._send_more(call, sock, h1.LAST_CHUNK)
 
     def _send_more(self, call: Call, sock: socket.socket, data: bytes) -> None:
-        if call.is_over():
+        if call.has_timed_out():
             raise TotalTimeout
-        send_all(sock, data, call.at_most(self._read_timeout))
+        send_all(sock, data, call.timeout_for(self._read_timeout))
 
 
 def _with_real_reason(call: Call, error: GatewayError) -> GatewayError:
     """Replace an error that is only a consequence of the call's own end."""
-    if call.is_over() and (call.aborted or isinstance(error, ConnectTimeout | ReadTimeout)):
+    if call.has_timed_out() and (
+        call.is_aborted or isinstance(error, ConnectTimeout | ReadTimeout)
+    ):
         return TotalTimeout()
-    return ClientGone() if call.aborted else error
+    return ClientGone() if call.is_aborted else error
 
 
 def _is_repeatable(request: FalRequest, body: RequestBody) -> bool:

@@ -7,13 +7,13 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from wsgi_fal_proxy._core.response_body import ResponseBody
-from wsgi_fal_proxy._fal.record import CallRecord
+from wsgi_fal_proxy._policy.call_record import CallRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from wsgi_fal_proxy._core.exchange import Exchange, Outcome
-    from wsgi_fal_proxy._fal.record import Observer
+    from wsgi_fal_proxy._policy.call_record import Observer
 
 _logger: Final = logging.getLogger("wsgi_fal_proxy")
 
@@ -60,9 +60,9 @@ class ObserverRecorder:
             status=exchange.status,
             reason=exchange.reason,
             request_id=exchange.request_id,
-            seconds_to_head=None if head_at is None else head_at - exchange.started,
-            seconds=now - exchange.started,
-            bytes_up=exchange.body.taken if exchange.sent else 0,
+            seconds_to_head=None if head_at is None else head_at - exchange.started_at,
+            seconds=now - exchange.started_at,
+            bytes_up=exchange.body.taken if exchange.is_sent else 0,
             bytes_down=exchange.bytes_down,
             client_left=exchange.outcome == "client_left",
             truncated=exchange.outcome == "truncated",
