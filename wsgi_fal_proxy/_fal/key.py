@@ -156,7 +156,10 @@ class KeyFile:
         except ValueError:
             why = "its name is not a path"
         # Raised outside the except blocks, because their errors hold the path.
-        detail = f"The file for the fal key on the server (FAL_KEY_FILE or KeyFile) cannot be read: {why}."
+        detail = (
+            "The file for the fal key on the server (FAL_KEY_FILE or KeyFile) cannot be read:"
+            f" {why}."
+        )
         raise KeyMissing(detail)
 
     def _current(self) -> Hidden:

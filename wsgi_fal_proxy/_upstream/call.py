@@ -117,7 +117,7 @@ class Call:
         return end if self.deadline is None else min(end, self.deadline)
 
     def timeout_for(self, wait_seconds: float | None) -> float | None:
-        """Return a socket's timeout: `wait_seconds`, or the time to the deadline if it is shorter."""
+        """Return a socket's timeout: `wait_seconds`, or less if the deadline comes earlier."""
         if self.deadline is None:
             return wait_seconds
         return seconds_left(self.deadline_for(wait_seconds))
