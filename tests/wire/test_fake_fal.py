@@ -1250,7 +1250,7 @@ def test_fake_fal_that_never_started_can_be_stopped() -> None:
     FakeFal().stop()
 
 
-@pytest.mark.parametrize("started_at", [True, False])
+@pytest.mark.parametrize("started", [True, False])
 @pytest.mark.parametrize("tls", [False, True])
 def test_fake_fal_stop_closes_each_socket_once(
     monkeypatch: pytest.MonkeyPatch, tls: bool, started: bool

@@ -174,7 +174,7 @@ def test_upstream_sends_whole_what_the_system_takes_in_parts() -> None:
     assert received == data
 
 
-@pytest.mark.parametrize("is_sent", [0, 10, 65_536, 99_999])
+@pytest.mark.parametrize("sent", [0, 10, 65_536, 99_999])
 def test_upstream_never_completes_a_body_that_the_client_did_not_finish(
     tmp_path: Path, sent: int
 ) -> None:
