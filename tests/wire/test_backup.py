@@ -206,7 +206,7 @@ def test_backup_domain_is_not_tried_after_the_end_of_the_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = Names(monkeypatch)
-    monkeypatch.setattr("wsgi_fal_proxy._upstream.call.Call.is_over", lambda _: True)
+    monkeypatch.setattr("wsgi_fal_proxy._upstream.call.Call.has_timed_out", lambda _: True)
     assert call(FalProxy(key="k"))[1] == "upstream_unresolvable"
     assert names.asked == ["fal.run"]
 

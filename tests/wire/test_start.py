@@ -41,7 +41,8 @@ def test_proxy_warns_of_a_missing_key_file_at_its_start(
     FalProxy(key=KeyFile(tmp_path / "none"))
     ((_, level, message),) = caplog.record_tuples
     assert level == logging.WARNING
-    assert message.startswith("key_missing: The file for the fal key on the server (FAL_KEY_FILE)")
+    what = "The file for the fal key on the server (FAL_KEY_FILE or KeyFile) cannot be read"
+    assert message.startswith(f"key_missing: {what}")
 
 
 @pytest.mark.parametrize("source", ["option", "environment", "file"])
