@@ -16,7 +16,7 @@ import webtest
 from tests.support.network import NetworkGuard
 from tests.support.redis_server import RedisServer
 from tests.support.serving import JS
-from tests.support.tracing import begin_tracing_one_thread_at_a_time
+from tests.support.tracing import begin_tracing_one_thread_at_a_time, trace_bare_threads
 from wsgi_fal_proxy import FalProxy
 from wsgi_fal_proxy._policy.policy import _warn_that_anyone_may_call
 from wsgi_fal_proxy.testing import FakeFal
@@ -31,6 +31,7 @@ _unset = [os.environ.pop(name) for name in list(os.environ) if _NOT_FOR_TESTS.fu
 _guard = NetworkGuard()
 sys.addaudithook(_guard.audit)
 begin_tracing_one_thread_at_a_time()
+trace_bare_threads()
 
 # Once in a process: not in whichever test is the first to make a proxy.
 _warn_that_anyone_may_call()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from io import BytesIO
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import django
@@ -18,7 +20,7 @@ from django.urls import path
 import wsgi_fal_proxy.__main__ as command
 from tests.support.raw_server import RawServer, answering
 from wsgi_fal_proxy import SettingsError
-from wsgi_fal_proxy.django import fal_view, signed_in
+from wsgi_fal_proxy.django import _Body, fal_view, signed_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,3 +175,20 @@ def test_command_sees_a_django_view_that_is_not_made_yet(
 
     assert has_its_own
     django.urls.clear_url_caches()
+
+
+def test_django_body_of_unknown_length_comes_from_the_server() -> None:
+    server = BytesIO(b"{}")
+    body = _Body(SimpleNamespace(_read_started=False))
+    assert body.input({"wsgi.input": server}) is server
+    chunked = {"wsgi.input": server, "CONTENT_LENGTH": "2", "HTTP_TRANSFER_ENCODING": "chunked"}
+    assert body.input(chunked) is server
+
+
+def test_django_body_that_was_read_is_relayed_and_kept() -> None:
+    request = SimpleNamespace(_body=b"{}", body=b"{}", META={})
+    body = _Body(request)
+    assert body.input({"wsgi.input": BytesIO(), "CONTENT_LENGTH": "2"}).read() == b"{}"
+    body.give_back(b"{}")
+    assert request.META["wsgi.input"].read() == b"{}"
+    assert request._body == b"{}"

@@ -203,6 +203,16 @@ def test_costs_are_those_of_the_endpoint(endpoint: str | None, cost: int) -> Non
     assert Costs(PRICES).cost_of(endpoint) == cost
 
 
+@pytest.mark.parametrize("endpoint", ["workflows/ada/film", "comfy/ada/film", "123-film"])
+def test_costs_of_what_may_run_any_model_are_the_highest(endpoint: str) -> None:
+    assert Costs(PRICES).cost_of(endpoint) == 20
+
+
+def test_costs_of_a_workflow_are_those_of_a_pattern_that_names_its_owner() -> None:
+    costs = Costs({"workflows/ada/*": 3, "fal-ai/veo3": 20})
+    assert costs.cost_of("workflows/ada/film") == 3
+
+
 @pytest.mark.parametrize("endpoint", ["fal-ai/veo3", "%", None])
 def test_costs_of_each_call_are_one_by_default(endpoint: str | None) -> None:
     assert Costs(None).cost_of(endpoint) == 1

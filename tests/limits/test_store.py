@@ -290,3 +290,14 @@ def test_store_that_there_is_not_is_refused(uri: str) -> None:
 @pytest.mark.parametrize("uri", ["redis://h", "redis://h/", "rediss://h:1/12", "redis://h?db=3"])
 def test_store_is_made_without_connecting(uri: str) -> None:
     assert isinstance(make_store(uri), RedisStore)
+
+
+def test_store_in_memory_forgets_the_first_caller_where_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wsgi_fal_proxy._policy.limits.memory_store._MAX_CALLERS", 2)
+    counts, daily = MemoryStore(), [parse_limit("1/day")]
+    for caller in ("ada", "bob", "eve"):
+        assert counts.charge(daily, [caller], 1).refund is not None
+    assert counts.charge(daily, ["eve"], 1).refund is None
+    assert counts.charge(daily, ["ada"], 1).refund is not None

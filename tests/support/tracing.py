@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from wsgi_fal_proxy._downstream import watcher
+from wsgi_fal_proxy._http import request_body
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 
@@ -36,3 +41,28 @@ def begin_tracing_one_thread_at_a_time() -> None:  # pragma: no cover - is what 
     threading.settrace(begin)
     # Another thread may hold it at a fork.
     os.register_at_fork(after_in_child=lock._at_fork_reinit)  # type: ignore[attr-defined]
+
+
+def trace_bare_threads() -> None:  # pragma: no cover - is what begins coverage
+    """Have the threads traced that the package starts without `threading`.
+
+    To be called when coverage has begun.
+    """
+    if threading.gettrace() is None:
+        return
+    for module in (watcher, request_body):
+        start: Any = module.start_new_thread
+        module.start_new_thread = partial(_start_traced, start)  # type: ignore[attr-defined]
+
+
+def _start_traced(  # pragma: no cover - as above
+    start: Callable[..., int], function: Callable[..., object], args: tuple[Any, ...]
+) -> int:
+    return start(_run_traced, (function, args))
+
+
+def _run_traced(  # pragma: no cover - as above
+    function: Callable[..., object], args: tuple[Any, ...]
+) -> None:
+    sys.settrace(threading.gettrace())
+    function(*args)

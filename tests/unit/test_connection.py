@@ -135,3 +135,11 @@ def test_break_framing_resets_uwsgis_connection_whatever_nginx_was_asked_in(
     client.break_framing({"SERVER_PROTOCOL": protocol})
     with pytest.raises(ConnectionResetError):
         theirs.recv(100)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_bytes_written_are_unknown_where_the_system_tells_too_little(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_INFO_BYTES", 1_000)
+    assert client.bytes_written({"gunicorn.socket": pair[0]}) is None

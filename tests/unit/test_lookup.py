@@ -12,7 +12,7 @@ import pytest
 from tests.support.raw_server import WAIT_SECONDS
 from wsgi_fal_proxy._upstream import lookup as module
 from wsgi_fal_proxy._upstream import wire
-from wsgi_fal_proxy._upstream.dial import in_order
+from wsgi_fal_proxy._upstream.dial import dial, in_order
 from wsgi_fal_proxy._upstream.lookup import FRESH_SECONDS, STALE_SECONDS, Lookup
 
 Found = list[tuple[int, int, int, str, Any]]
@@ -211,3 +211,32 @@ def test_in_order_lets_families_take_turns() -> None:
     # An address that is not among them any more still tells which family works.
     gone = found("192.0.2.9")[0]
     assert in_order([a, b, c, four], good=gone, bad=None) == [four, a, b, c]
+
+
+def test_dial_waits_for_the_address_that_is_left() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as silent,
+        socket.create_server(("127.0.0.1", 0)) as refusing,
+    ):
+        ports = [silent.getsockname()[1], refusing.getsockname()[1]]
+        # Linux takes one more than the backlog, and then answers nobody.
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        refusing.close()
+        addresses: list[Any] = [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports
+        ]
+        with pytest.raises(TimeoutError):
+            dial(addresses, deadline=monotonic() + 0.5, options=None, source_address=None)
+        for filler in fillers:
+            filler.close()
+
+
+def test_dial_binds_to_the_source_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address: Any = (socket.AF_INET, socket.SOCK_STREAM, 6, "", server.getsockname())
+        sock, _ = dial([address], deadline=None, options=None, source_address=("127.0.0.2", 0))
+        with sock:
+            assert sock.getsockname()[0] == "127.0.0.2"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import runpy
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import setup_testing_defaults
 
@@ -165,3 +166,15 @@ def test_standalone_can_be_wrapped() -> None:
     )
 
     assert app.get("/healthz").json == {"status": "ok"}
+
+
+def test_standalone_application_says_its_route_once(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FAL_KEY", "k")
+    with caplog.at_level("INFO", "wsgi_fal_proxy"):
+        runpy.run_module("wsgi_fal_proxy.wsgi")
+    assert [line for line in caplog.messages if line.startswith("Calls to fal go there directly")]
+    assert "Calls to fal" not in capsys.readouterr().err

@@ -368,6 +368,7 @@ def test_watcher_notices_nothing_where_there_is_no_epoll(
     watcher.watch(ours.fileno(), Watched(gone))
     theirs.close()
     watcher.unwatch(ours.fileno(), Watched(gone))
+    watcher.enforce_deadline(Watched(gone))
     assert not gone.is_set()
 
 

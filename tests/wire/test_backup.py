@@ -239,3 +239,13 @@ def test_backup_domain_and_the_main_one_have_five_seconds_each(
         Names(monkeypatch, fal_run=main.port, falrun_com=server.port)
         assert call(trusting(tmp_path, server, connect_timeout=None)) == ("200 OK", None)
     assert backup.CONNECT_SECONDS == 5
+
+
+def test_backup_domain_is_logged_once_while_the_main_one_is_down(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backups = backup.Backups()
+    for _ in range(2):
+        backups.main_failed("fal.run", "refused")
+    assert len(caplog.messages) == 1
+    assert backups.domains("fal.run")[1] == "fal.run"

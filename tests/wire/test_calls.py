@@ -424,3 +424,25 @@ def test_fork_with_a_lock_that_a_thread_held_does_not_stop_the_child(tmp_path: P
         assert answer_to(proxy, HTTP_X_FAL_TARGET_URL=RUN)[0] == "200 OK"
         assert proxy._upstream._pools._own.pools is not pools
         proxy._upstream._pools.reset_after_fork()
+
+
+def test_call_closes_no_connection_before_it_has_one() -> None:
+    call = Call()
+    call.close_connection()
+    assert call.connection is None
+
+
+def test_total_timeout_that_is_over_before_anything_is_sent_keeps_the_call_from_fal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived: list[bytes] = []
+
+    def script(connection: Connection) -> None:
+        with pytest.raises(ConnectionError):
+            arrived.append(connection.read_head())
+
+    monkeypatch.setattr("wsgi_fal_proxy._upstream.call.Call.has_timed_out", lambda _: True)
+    with RawServer(script) as server:
+        _, headers, _ = get(proxy_to(server, tmp_path, total_timeout=WAIT_SECONDS))
+    assert headers["x-fal-proxy-error"] == "total_timeout"
+    assert arrived == []

@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,9 @@ from wsgi_fal_proxy._downstream.watcher import watcher
 from wsgi_fal_proxy._http.request_body import RequestBody
 from wsgi_fal_proxy._policy.limits.memory_store import MemoryStore
 from wsgi_fal_proxy._policy.limits.notation import parse_limit
+from wsgi_fal_proxy._upstream import pool as pool_module
 from wsgi_fal_proxy._upstream.call import Call
+from wsgi_fal_proxy._upstream.pool import Pools
 from wsgi_fal_proxy.errors import RelayFull
 
 if TYPE_CHECKING:
@@ -114,6 +117,21 @@ def test_abandoned_exchanges_are_left_to_the_next_call_where_gevent_owns_the_soc
     assert exchange.outcome is None
     mine.end_all()
     assert exchange.outcome == "client_left"
+
+
+def test_exchange_that_expires_frees_its_slot_and_keeps_its_connection_under_gevent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("wsgi_fal_proxy._core.exchange.gevent_owns_sockets", lambda: True)
+    exchange, connection, freed = exchange_of(), SimpleNamespace(sock=None), threading.Event()
+    exchange.connection = connection  # type: ignore[assignment]
+    exchange.hold(freed.set)
+    exchange.expire()
+    assert not freed.is_set()
+    exchange.expire()
+    assert freed.is_set()
+    # Only its own thread may close it.
+    assert exchange.connection is connection
 
 
 # Releases
@@ -372,3 +390,24 @@ def test_pool_with_a_bound_that_made_room_is_full_and_no_fault_of_ours(tmp_path:
         pools.add("fal.run", pool)
         pool.close()
         assert get(proxy)[1]["x-fal-proxy-error"] == "relay_full"
+
+
+def test_pools_replace_a_pool_that_is_closed() -> None:
+    pools = Pools(urllib3.PoolManager())
+    closed = pools.pool_for("fal.run")
+    closed.close()
+    assert not pools.pool_for("fal.run").is_closed
+
+
+def test_pool_with_a_bound_reaps_nothing_when_it_is_closed() -> None:
+    pool = Pools(urllib3.PoolManager(block=True)).pool_for("fal.run")
+    pool.close()
+    pool.reap()
+    assert pool.is_closed
+
+
+def test_pool_reaps_by_age_alone_where_there_is_no_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "poll", None)
+    old, young, closed = (SimpleNamespace(sock=object(), usable_until=at) for at in (1, 3, 1))
+    closed.sock = None
+    assert pool_module._find_gone([old, young, closed], 2.0) == [old]

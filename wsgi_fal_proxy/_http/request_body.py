@@ -392,7 +392,7 @@ class _Timer:
     def _run(self) -> None:
         if not self._waiting.acquire(timeout=self._seconds):
             with self._lock:
-                if not self._is_stopped:
+                if not self._is_stopped:  # pragma: no branch - as threads have it
                     self._function()
 
     def stop(self) -> None:

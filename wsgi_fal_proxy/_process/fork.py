@@ -36,7 +36,7 @@ class _Process:
         self.generation = 0
         reset_in_children(self)
 
-    def reset_after_fork(self) -> None:
+    def reset_after_fork(self) -> None:  # pragma: no cover - as `_reset_all`
         self.generation += 1
 
 

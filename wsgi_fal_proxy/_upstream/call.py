@@ -89,7 +89,7 @@ class Call:
             self.is_abortable = False
             connection, self.connection = self.connection, None
         if connection is None:
-            return  # the watcher's thread was faster
+            return  # pragma: no cover - the watcher's thread was faster
         try:
             if not reusable:
                 connection.close()
