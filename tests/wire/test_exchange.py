@@ -123,8 +123,9 @@ def test_exchange_that_expires_frees_its_slot_and_keeps_its_connection_under_gev
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("wsgi_fal_proxy._core.exchange.gevent_owns_sockets", lambda: True)
-    exchange, connection, freed = exchange_of(), SimpleNamespace(sock=None), threading.Event()
-    exchange.connection = connection  # type: ignore[assignment]
+    connection: Any = SimpleNamespace(sock=None)
+    exchange, freed = exchange_of(), threading.Event()
+    exchange.connection = connection
     exchange.hold(freed.set)
     exchange.expire()
     assert not freed.is_set()
