@@ -289,7 +289,7 @@ class GatewayError(FalProxyError):
         client would pay for the same call up to four times.
         """
         self.status = "500 Internal Server Error"
-        self.detail += _MAY_HAVE_ARRIVED
+        self.detail: str = f"{self.detail}{_MAY_HAVE_ARRIVED}"
 
 
 class UpstreamUnresolvable(GatewayError):
