@@ -165,11 +165,7 @@ class Exchange(Call):
         releases, self._releases = self._releases, ()
         if self.connection is not None:
             releases = (*releases, partial(self.release_connection, reusable=False))
-        for release in reversed(releases):
-            try:
-                release()
-            except Exception:
-                _logger.exception("The fal proxy could not release a resource; please report this.")
+        _release_all(releases)
 
     # What the watcher does, on its thread
 
@@ -195,8 +191,7 @@ class Exchange(Call):
         if gevent_owns_sockets():
             # Only its own thread may close a connection. It is shut down already.
             releases, self._releases = self._releases, ()
-            for release in releases:
-                release()
+            _release_all(releases)
         else:
             self.release()
 
@@ -266,6 +261,14 @@ class Exchange(Call):
         # An exchange of the parent is the parent's to end.
         if self.outcome is None and self._generation == process.generation:
             abandoned.queue.put(self)
+
+
+def _release_all(releases: tuple[Callable[[], object], ...]) -> None:
+    for release in reversed(releases):
+        try:
+            release()
+        except Exception:
+            _logger.exception("The fal proxy could not release a resource; please report this.")
 
 
 class _Abandoned:

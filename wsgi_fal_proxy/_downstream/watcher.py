@@ -144,7 +144,7 @@ class Watcher:
 
     def _run(self, mine: Any) -> None:
         # A forked child, or a restart, has another epoll.
-        while mine is self._epoll:  # pragma: no cover - no tracer sees this thread
+        while mine is self._epoll:  # pragma: no cover - the thread outlives the tests
             try:
                 self.notice(_TICK_SECONDS)
             except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from wsgi_fal_proxy._fal.target import HOST_LABEL
 from wsgi_fal_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ PLAIN_PATH: Final = re.compile(rf"(?:/{_NOT_DOTS}[{_PLAIN}]++)*+/?")
 """A path that every server reads alike. It may end in a slash."""
 
 _SEGMENT: Final = re.compile(rf"{_NOT_DOTS}[*{_PLAIN}]+")
-_LABEL: Final = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_HOST: Final = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*fal\.(?:ai|run)")
+_HOST: Final = re.compile(rf"(?:\*\.)?(?:{HOST_LABEL}\.)*fal\.(?:ai|run)")
 _QUERY: Final = re.compile(r'[!"$-\[\]-~]*')  # the same characters as in a target
 _BELOW: Final = r"(?:/[^?]*)?"  # "/**" in a path, which ends before the query
 

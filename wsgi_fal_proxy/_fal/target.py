@@ -20,7 +20,7 @@ MAX_TARGET_LENGTH: Final = 8_000
 _MAX_HOST_LENGTH: Final = 253  # RFC 1035 section 2.3.4, less the root's dot
 # RFC 1123 section 2.1: at most 63 letters, digits and inner hyphens. No `xn--`: fal has no
 # internationalised names, and they can imitate others.
-_LABEL: Final = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+HOST_LABEL: Final = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 
 # Path and query are visible ASCII and are sent unchanged. "#" is left out because it begins a
 # fragment, the backslash because WHATWG reads it as a slash. The path has no comma: WSGI servers
@@ -28,7 +28,7 @@ _LABEL: Final = r"(?!xn--)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 # some servers join two headers with nothing between them.
 _PATH: Final = r"""/(?![^?]*://)[!"$-+\--> @-\[\]-~]*""".replace(" ", "")
 _TARGET: Final = re.compile(
-    rf"https://(?P<host>{_LABEL}(?:\.{_LABEL})*)(?::443)?"
+    rf"https://(?P<host>{HOST_LABEL}(?:\.{HOST_LABEL})*)(?::443)?"
     rf"""(?P<path>{_PATH})?(?:\?(?P<query>[!"$-\[\]-~]*))?""",
     re.IGNORECASE | re.ASCII,
 )

@@ -28,8 +28,9 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 
-# RFC 9110 section 5.6.2.
-TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+TCHAR: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
+"""A regex (RFC 9110 section 5.6.2)."""
+TOKEN: Final = re.compile(f"{TCHAR}+")
 
 
 class Fields:

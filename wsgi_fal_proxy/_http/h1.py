@@ -11,7 +11,7 @@ import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from wsgi_fal_proxy._http.fields import Fields
+from wsgi_fal_proxy._http.fields import TCHAR, Fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,7 +29,7 @@ _HTTP_1: Final = b"HTTP/1."
 _STATUS_LINE: Final = r"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t -~\x80-\xff]*+))?+"
 # RFC 9112 section 5: no white space before the colon or at the beginning of a line. The latter is
 # obs-fold, to which a gateway may answer 502 (section 5.2).
-_FIELD_LINES: Final = r"(?:\r\n[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+)*+"
+_FIELD_LINES: Final = rf"(?:\r\n{TCHAR}++:[\t -~\x80-\xff]*+)*+"
 # One match checks the whole head, and one findall splits it: both are fast, since they run in C.
 _HEAD: Final = re.compile(f"{_STATUS_LINE}({_FIELD_LINES})")
 # For checked lines. The value is captured without the optional white space around it.

@@ -11,6 +11,7 @@ import re
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from wsgi_fal_proxy._http.fields import TCHAR
 from wsgi_fal_proxy._process.unpatched import allocate_lock, start_new_thread
 from wsgi_fal_proxy.errors import (
     BodyIncomplete,
@@ -47,7 +48,7 @@ _MAX_LENGTH_DIGITS: Final = 18
 # RFC 9110 section 8.3.1: type and subtype in any case, then parameters. If a client sends two
 # headers, the server joins them to a list, which does not match. All quantifiers are possessive,
 # so that no client can make the regex backtrack.
-_TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # noqa: S105 - RFC 9110's word, not a password
+_TOKEN: Final = f"{TCHAR}++"
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*+"'
 # Compiled on first use: most clients send the media type without parameters.
 _JSON: Final = (
@@ -264,13 +265,10 @@ class RequestBody:
         if self._input is None:
             self._open()
         max_discarded_bytes = self._max_bytes + 1 if self.is_authorized else _DISCARDED_BYTES
-        # If more is declared than we are ready to read, reading a part would not help: read
-        # nothing.
-        left = (
-            min(self.unread, max_discarded_bytes)
-            if self.length is None or self.unread <= max_discarded_bytes
-            else 0
-        )
+        left = self.unread
+        if left > max_discarded_bytes:
+            # If so much is declared, reading a part would not help: read nothing.
+            left = max_discarded_bytes if self.length is None else 0
         if left:
             self._discard(left, end_input)
         if self.first is None:
@@ -278,10 +276,10 @@ class RequestBody:
         self.unread = 0
 
     def _discard(self, left: int, end_input: Callable[[], object] | None) -> None:
-        clock = None
+        timer = None
         try:
             if end_input is not None:
-                clock = _Timer(_DISCARD_SECONDS, end_input)
+                timer = _Timer(_DISCARD_SECONDS, end_input)
             if self.first is None and self.length == left <= PIECE_BYTES:
                 self.read_ahead()
             else:
@@ -290,8 +288,8 @@ class RequestBody:
         except Exception:  # noqa: BLE001, S110 - each server has its own errors; the answer stands
             pass
         finally:
-            if clock is not None:
-                clock.stop()
+            if timer is not None:
+                timer.stop()
 
     def _open(self) -> None:
         """Find what gives the body: the server's input, or a framework that has read it."""

@@ -57,7 +57,7 @@ class Route(NamedTuple):
 
 
 def make_route(manager: object, egress_proxy: str | None) -> Route:
-    """Check the owner's manager or make one, and log their route.
+    """Check the owner's manager or make one, and log the route of calls to fal.
 
     Args:
         manager: The option `pool_manager`. None: one of ours is made.
@@ -67,15 +67,14 @@ def make_route(manager: object, egress_proxy: str | None) -> Route:
         SettingsError: The manager cannot be used, or would let a proxy read the requests; or a
             variable in the environment names no proxy that can be used.
     """
-    found = proxy_variables()
     if manager is not None:
         route = _by_owner(manager)
     elif egress_proxy is None or egress_proxy == DIRECT:
-        if egress_proxy is None and _egress_of(found) is not None:
+        if egress_proxy is None and _egress_of(proxy_variables()) is not None:
             _warn_of_unused()
         route = Route(default_manager(), "Calls to fal go there directly, without an egress proxy.")
     elif egress_proxy == ENVIRONMENT:
-        route = _by_environment(found)
+        route = _by_environment(proxy_variables())
     else:
         egress = usable_egress("egress_proxy", egress_proxy)
         route = Route(

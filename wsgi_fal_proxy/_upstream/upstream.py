@@ -71,7 +71,7 @@ class Upstream:
         backup_domains: The option of this name.
 
     Attributes:
-        way: How calls reach fal.
+        route: How calls reach fal.
 
     Raises:
         SettingsError: `manager` cannot be used, or no proxy that the environment names.
