@@ -30,9 +30,9 @@ from benchmarks.guard.count import Cost, Counts, measure
 
 KEPT: Final = Path(__file__).with_name("guard.json")
 TOLERANCE: Final = 0.03
-"""The share by which a request may cost more than the value in `guard.json`."""
+"""How much more a request may cost, as a fraction of the value in `guard.json`."""
 SIDE_BY_SIDE_TOLERANCE: Final = 0.01
-"""The share by which a request may cost more than with another checkout."""
+"""How much more a request may cost, as a fraction of the cost with another checkout."""
 
 _REPEATS: Final = 3
 _VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -127,7 +127,7 @@ def test_limiter_refuses_while_its_store_is_stopped_under_load_and_nobody_waits(
         ThreadPoolExecutor(CALLERS) as threads,
         ExitStack() as if_it_fails,
     ):
-        # How long a caller waits is up to the machine: so until it is told, or the test has failed.
+        # The machine decides how long a caller waits: until its event is set, or the test fails.
         if_it_fails.callback(up.set)
         if_it_fails.callback(down.set)
 

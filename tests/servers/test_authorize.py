@@ -34,7 +34,7 @@ BODIES: Final = {
 
 @pytest.fixture(scope="module", params=["gunicorn", "waitress", "cheroot"])
 def served(request: pytest.FixtureRequest, _shared_fal: FakeFal) -> Iterator[Served]:
-    """The example with tokens, which refuses who has none."""
+    """The example with tokens. It refuses callers without one."""
     environment = dialling(_shared_fal) | {"JWT_SECRET": JWT_SECRET}
     environment["PYTHONPATH"] += os.pathsep + str(ROOT / "examples")
     if request.param == "gunicorn":

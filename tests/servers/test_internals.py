@@ -1,4 +1,4 @@
-"""What the package uses of other packages' internals is there, and means what it is taken for.
+"""The internals of other packages that we use exist, and do what we expect of them.
 
 The list is in `docs/architecture.md`. Each test here runs against the real package.
 """

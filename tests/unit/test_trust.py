@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What a company may name, by several names; and a system that has no store at all."""
+    """Files and directories that a company may name, and a system without any store."""
     pem, directory = trustme.CA().cert_pem.bytes(), tmp_path / "directory"
     directory.mkdir()
     (tmp_path / "good.pem").write_bytes(pem)

@@ -552,7 +552,7 @@ def test_egress_proxy_may_open_tls_by_an_older_authority_that_the_owner_names(
         close(proxy)
 
 
-# What the egress proxy does wrong.
+# Faults of the egress proxy.
 
 
 def assert_blamed(

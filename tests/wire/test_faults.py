@@ -64,7 +64,7 @@ class Ours:
     status: int
     reason: str
     or_status: int | None = None
-    """What it may be as well, if the system decides whether all of the request was taken."""
+    """The other outcome, if the system decides whether it takes the whole request."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def content(name: str, size: int) -> bytes:
 
 
 class Reading(NamedTuple):
-    """What a client can tell of the content that it took for a whole one.
+    """How a client judges content that it took to be complete.
 
     Attributes:
         is_mine: It begins with the call's own name.

@@ -296,7 +296,7 @@ def _linger(connection: Connection) -> None:
 
 
 def _reset_unused(connection: Connection) -> None:
-    """Reset, and tell of a request that is just arriving."""
+    """Reset the connection, and report a request that is just arriving."""
     _report_late(connection, _RESET_SECONDS)
     connection.reset()
 

@@ -90,7 +90,7 @@ def judge(attempts: Iterable[Attempt], upstream: Upstream, counted: Mapping[str,
     Args:
         attempts: What the clients saw.
         upstream: It has reported what arrived.
-        counted: What the limits have counted, by `caller`.
+        counted: The count of the limits for each `caller`.
     """
     attempts = list(attempts)
     found = Findings()
